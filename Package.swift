@@ -1,0 +1,40 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+/// Warnings are errors everywhere; `SCImage`, which parses what strangers send, is also held to strict memory safety.
+let strict: [SwiftSetting] = [
+    .swiftLanguageMode(.v6), .treatAllWarnings(as: .error), .enableUpcomingFeature("InternalImportsByDefault"),
+]
+let strictC: [CSetting] = [
+    .define("_GNU_SOURCE"), .enableWarning("all"), .enableWarning("extra"), .treatAllWarnings(as: .error),
+]
+
+var targets: [Target] = [
+    .systemLibrary(
+        name: "CProtobufC", pkgConfig: "libprotobuf-c", providers: [.apt(["libprotobuf-c-dev"])]),
+    .target(
+        name: "CSCImage", dependencies: ["CProtobufC"], cSettings: strictC,
+        linkerSettings: [.linkedLibrary("crypto")]),
+    .target(name: "SCImage", dependencies: ["CSCImage"], swiftSettings: strict + [.strictMemorySafety()]),
+    // libnet has no .pc file in Debian, so it is linked by name and used from C only.
+    .target(name: "CProc", cSettings: strictC, linkerSettings: [.linkedLibrary("net")]),
+    .target(name: "SCEngine", dependencies: ["CProc", "SCImage"], swiftSettings: strict),
+    .executableTarget(
+        name: "sc-checkpoint",
+        dependencies: ["SCEngine", .product(name: "ArgumentParser", package: "swift-argument-parser")],
+        swiftSettings: strict),
+
+    .target(name: "Support", dependencies: ["CProc"], path: "Tests/Support", swiftSettings: strict),
+    .testTarget(name: "CProcTests", dependencies: ["CProc", "Support"], swiftSettings: strict),
+    .testTarget(name: "SCImageTests", dependencies: ["SCImage"], swiftSettings: strict),
+    .testTarget(name: "SCEngineTests", dependencies: ["SCEngine", "Support"], swiftSettings: strict),
+    .testTarget(name: "EndToEndTests", dependencies: ["SCImage", "Support", "sc-checkpoint"], swiftSettings: strict),
+]
+
+let package = Package(
+    name: "sc-checkpoint",
+    products: [.executable(name: "sc-checkpoint", targets: ["sc-checkpoint"])],
+    dependencies: [.package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2")],
+    targets: targets,
+    cLanguageStandard: .gnu11
+)

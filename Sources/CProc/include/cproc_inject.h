@@ -1,0 +1,16 @@
+// Crafted TCP segments, sent to the own host with libnet as if they came from the peer (raw sockets, CAP_NET_RAW).
+#pragma once
+
+#include "cproc_socket.h"
+
+enum { CPROC_TCP_FIN = 0x01, CPROC_TCP_RST = 0x04, CPROC_TCP_ACK = 0x10 };
+
+/// A libnet context for the family (AF_INET or AF_INET6) in the calling thread's namespace (use cproc_in_netns). NULL pointer result is reported
+/// as -errno; keep the handle for many segments: one init per packet was CRIU's cost.
+struct cproc_injector;
+int cproc_injector_open(uint16_t family, struct cproc_injector **out);
+void cproc_injector_close(struct cproc_injector *injector);
+
+/// Sends one segment without payload from `source` to `destination`. IPv4-mapped endpoints must be unmapped first. `mark` != 0 sets SO_MARK on the raw socket.
+int cproc_inject(struct cproc_injector *injector, const struct cproc_endpoint *source, const struct cproc_endpoint *destination, uint32_t seq,
+                 uint32_t ack, uint8_t flags, uint16_t window, uint32_t mark);
