@@ -2,9 +2,7 @@
 import PackageDescription
 
 /// Warnings are errors everywhere; `SCImage`, which parses what strangers send, is also held to strict memory safety.
-let strict: [SwiftSetting] = [
-    .swiftLanguageMode(.v6), .treatAllWarnings(as: .error), .enableUpcomingFeature("InternalImportsByDefault"),
-]
+let strict: [SwiftSetting] = [.swiftLanguageMode(.v6), .treatAllWarnings(as: .error)]
 let strictC: [CSetting] = [
     .define("_GNU_SOURCE"), .enableWarning("all"), .enableWarning("extra"), .treatAllWarnings(as: .error),
 ]
@@ -15,7 +13,8 @@ var targets: [Target] = [
     .target(
         name: "CSCImage", dependencies: ["CProtobufC"], cSettings: strictC,
         linkerSettings: [.linkedLibrary("crypto")]),
-    .target(name: "SCImage", dependencies: ["CSCImage"], swiftSettings: strict + [.strictMemorySafety()]),
+    .target(name: "SCImage", dependencies: ["CSCImage"],
+        swiftSettings: strict + [.strictMemorySafety(), .enableUpcomingFeature("InternalImportsByDefault")]),
     // libnet has no .pc file in Debian, so it is linked by name and used from C only.
     .target(name: "CProc", cSettings: strictC, linkerSettings: [.linkedLibrary("net")]),
     .target(name: "SCEngine", dependencies: ["CProc", "SCImage"], swiftSettings: strict),

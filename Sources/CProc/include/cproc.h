@@ -5,6 +5,7 @@
 // belong to the caller; descriptors passed in are borrowed unless the comment says "takes".
 #pragma once
 
+#include "cproc_system.h"
 #include "cproc_process.h"
 #include "cproc_fds.h"
 #include "cproc_socket.h"

@@ -1,0 +1,20 @@
+// Small things of libc that Swift's Glibc module does not offer.
+#pragma once
+
+#include <stdint.h>
+
+/// "ESRCH" for ESRCH (strerrorname_np(3)); NULL for an unknown number.
+const char *cproc_errno_name(int number);
+/// strerrordesc_np(3): the untranslated text, safe from any thread; NULL for an unknown number.
+const char *cproc_errno_text(int number);
+
+/// memfd_create(2), close-on-exec, sealable.
+int cproc_memfd(const char *name);
+/// Adds F_SEAL_WRITE, F_SEAL_GROW, F_SEAL_SHRINK and F_SEAL_SEAL.
+int cproc_seal(int memfd);
+
+/// nanosleep(2), not restarted after a signal.
+void cproc_sleep_us(uint32_t microseconds);
+
+/// environ(7).
+const char *const *cproc_environment(void);

@@ -1,0 +1,30 @@
+// Small things of libc that Swift's Glibc module does not offer.
+
+#include "cproc_system.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+const char *cproc_errno_name(int number) { return strerrorname_np(number); }
+
+const char *cproc_errno_text(int number) { return strerrordesc_np(number); }
+
+int cproc_memfd(const char *name) {
+    int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    return fd < 0 ? -errno : fd;
+}
+
+int cproc_seal(int memfd) {
+    return fcntl(memfd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL) < 0 ? -errno : 0;
+}
+
+void cproc_sleep_us(uint32_t microseconds) {
+    struct timespec time = {.tv_sec = microseconds / 1000000, .tv_nsec = (long)(microseconds % 1000000) * 1000};
+    nanosleep(&time, NULL);
+}
+
+const char *const *cproc_environment(void) { return (const char *const *)environ; }

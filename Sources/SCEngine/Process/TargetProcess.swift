@@ -1,0 +1,123 @@
+// A process whose sessions are looked at or moved: its pidfd, descriptors, threads and children.
+
+import CProc
+import Glibc
+
+/// A process held by a pidfd, so that a pid used again by another process is never mistaken for it.
+package final class TargetProcess: Sendable {
+    package let pid: Int32
+    /// The process's name (`/proc/PID/comm`).
+    package let command: String
+    private let pidfd: OwnedDescriptor
+
+    /// The raw pidfd, borrowed.
+    package var rawPIDFD: Int32 { pidfd.raw }
+
+    package init(pid: Int32) throws(CheckpointError) {
+        guard pid > 0 else {
+            throw CheckpointError("\(pid) is no process", why: "a process id is positive", errno: EINVAL, advice: "Give the pid of the server")
+        }
+        self.pid = pid
+        pidfd = OwnedDescriptor(try check(cproc_pidfd_open(pid), "cannot open process \(pid)"))
+        command = readText("/proc/\(pid)/comm").map { String($0.prefix { $0 != "\n" }) } ?? "?"
+        try requireAlive()
+    }
+
+    /// Throws ESRCH once the process has ended.
+    package func requireAlive() throws(CheckpointError) {
+        try check(cproc_pidfd_send_signal(rawPIDFD, 0), "process \(pid) (\(command)) cannot be reached")
+    }
+
+    /// The numbers of its open descriptors, in ascending order.
+    package func descriptors() throws(CheckpointError) -> [Int32] {
+        guard let directory = opendir("/proc/\(pid)/fd") else {
+            throw CheckpointError(
+                "cannot list the descriptors of process \(pid) (\(command))", result: Int(-errno),
+                advice: errno == EACCES ? "Looking into another user's process needs CAP_SYS_PTRACE" : "")
+        }
+        defer { closedir(directory) }
+        var numbers: [Int32] = []
+        while let entry = readdir(directory) {
+            let number = withUnsafePointer(to: &entry.pointee.d_name) {
+                $0.withMemoryRebound(to: CChar.self, capacity: 256) { Int32(String(cString: $0)) }
+            }
+            if let number { numbers.append(number) }
+        }
+        return numbers.sorted()
+    }
+
+    /// A duplicate of one of its descriptors, owned by the caller (pidfd_getfd(2)).
+    package func duplicate(_ fd: Int32) throws(CheckpointError) -> OwnedDescriptor {
+        let copy = cproc_pidfd_getfd(rawPIDFD, fd)
+        if copy == -EPERM {
+            throw CheckpointError(
+                "cannot take a copy of descriptor \(fd) of process \(pid) (\(command))", result: Int(copy),
+                advice: "pidfd_getfd needs CAP_SYS_PTRACE, or the same user and kernel.yama.ptrace_scope=0")
+        }
+        return OwnedDescriptor(
+            try check(copy, "cannot take a copy of descriptor \(fd) of process \(pid) (\(command))", advice: copy == -EBADF ? "It was closed" : ""))
+    }
+
+    /// Its children, theirs, and so on, itself first; processes that end meanwhile are left out.
+    package func tree() -> [TargetProcess] {
+        var result = [self]
+        for thread in numericEntries(of: "/proc/\(pid)/task") {
+            for child in (readText("/proc/\(pid)/task/\(thread)/children") ?? "").split(separator: " ") {
+                guard let child = Int32(child), let process = try? TargetProcess(pid: child) else { continue }
+                result += process.tree()
+            }
+        }
+        return result
+    }
+
+    /// Where descriptor `fd` points (`/proc/PID/fd/N`): `socket:[123]`, `pipe:[4]`, a path.
+    package func link(of fd: Int32) -> String? {
+        var buffer = [CChar](repeating: 0, count: 4096)
+        let count = readlink("/proc/\(pid)/fd/\(fd)", &buffer, buffer.count)
+        return count < 0 ? nil : String(decoding: buffer.prefix(count).map { UInt8(bitPattern: $0) }, as: UTF8.self)
+    }
+
+    /// The processes of the system that hold the socket or pipe with this inode, `excluding` one.
+    package static func holders(ofInode inode: UInt64, excluding: Int32) -> [TargetProcess] {
+        let wanted: Set<String> = ["socket:[\(inode)]", "pipe:[\(inode)]"]
+        return numericEntries(of: "/proc").compactMap { pid -> TargetProcess? in
+            guard pid != excluding, pid != getpid(), let process = try? TargetProcess(pid: pid) else { return nil }
+            let numbers = (try? process.descriptors()) ?? []
+            return numbers.contains { wanted.contains(process.link(of: $0) ?? "") } ? process : nil
+        }
+    }
+}
+
+/// The entries of a directory that are numbers, ascending.
+package func numericEntries(of path: String) -> [Int32] {
+    guard let directory = opendir(path) else { return [] }
+    defer { closedir(directory) }
+    var numbers: [Int32] = []
+    while let entry = readdir(directory) {
+        let number = withUnsafePointer(to: &entry.pointee.d_name) {
+            $0.withMemoryRebound(to: CChar.self, capacity: 256) { Int32(String(cString: $0)) }
+        }
+        if let number { numbers.append(number) }
+    }
+    return numbers.sorted()
+}
+
+/// The text of a small file such as those of /proc; nil when it cannot be read.
+package func readText(_ path: String) -> String? {
+    readBytes(path).map { String(decoding: $0, as: UTF8.self) }
+}
+
+/// The bytes of a file; nil when it cannot be read.
+package func readBytes(_ path: String) -> [UInt8]? {
+    let fd = open(path, O_RDONLY | O_CLOEXEC)
+    guard fd >= 0 else { return nil }
+    defer { close(fd) }
+    var result: [UInt8] = []
+    var chunk = [UInt8](repeating: 0, count: 16384)
+    while true {
+        let count = read(fd, &chunk, chunk.count)
+        if count < 0 { return nil }
+        if count == 0 { return result }
+        result += chunk.prefix(count)
+    }
+}

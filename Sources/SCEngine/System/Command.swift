@@ -1,0 +1,84 @@
+// Runs the few programs that the tool relies on (nft, ip, ssh, a user's script), outside of any blackout.
+
+import CProc
+import Glibc
+
+/// How a program ended, and what it said on standard error.
+package struct CommandResult: Sendable {
+    package var status: Int32
+    package var output: String
+    package var errors: String
+}
+
+/// Runs a program in a namespace, gives it `input`, and waits for it.
+package func runCommand(
+    _ arguments: [String], input: String = "", in namespace: NetworkNamespace? = nil, environment: [String]? = nil, timeout: Int = 10_000
+) throws(CheckpointError) -> CommandResult {
+    let files = try (0..<3).map { _ throws(CheckpointError) in
+        SharedDescriptor(try check(cproc_memfd("sc-checkpoint"), "cannot make a memory file"))
+    }
+    _ = input.withCString { pwrite(files[0].raw, $0, strlen($0), 0) }
+    let pid = try spawn(
+        arguments, environment: environment, in: namespace, standard: (files[0].raw, files[1].raw, files[2].raw), passing: [], listenPID: false)
+    let status = try wait(for: pid, named: arguments[0], timeout: timeout)
+    return CommandResult(status: status, output: contents(of: files[1].raw), errors: contents(of: files[2].raw))
+}
+
+/// Starts a program (found by PATH) with `passing` as descriptors 3, 4, …
+package func spawn(
+    _ arguments: [String], environment: [String]?, in namespace: NetworkNamespace?, standard: (Int32, Int32, Int32), passing: [Int32],
+    listenPID: Bool
+) throws(CheckpointError) -> Int32 {
+    let pid = withCStrings(arguments) { argv in
+        withOptionalCStrings(environment) { envp in
+            cproc_spawn(
+                argv, envp, namespace?.raw ?? -1, standard.0, standard.1, standard.2, passing, Int32(passing.count), listenPID ? 1 : 0)
+        }
+    }
+    return try check(pid, "cannot start \(arguments[0])", advice: "Is it installed and in PATH?")
+}
+
+private func wait(for pid: Int32, named name: String, timeout: Int) throws(CheckpointError) -> Int32 {
+    let deadline = Deadline(milliseconds: timeout)
+    var status: Int32 = 0
+    while waitpid(pid, &status, WNOHANG) != pid {
+        if deadline.hasPassed {
+            kill(pid, SIGKILL)
+            waitpid(pid, &status, 0)
+            throw CheckpointError("\(name) did not end", why: "no result after \(timeout) ms", errno: ETIMEDOUT)
+        }
+        pause(microseconds: 200)
+    }
+    return status & 0x7f == 0 ? (status >> 8) & 0xff : 128 + (status & 0x7f)
+}
+
+private func contents(of file: Int32) -> String {
+    var bytes = [UInt8](repeating: 0, count: Int(lseek(file, 0, SEEK_END)))
+    let count = pread(file, &bytes, bytes.count, 0)
+    return String(decoding: bytes.prefix(max(0, count)), as: UTF8.self)
+}
+
+/// Lends an array of strings as a NULL-terminated `char *const []`.
+package func withCStrings<Result>(_ strings: [String], _ body: (UnsafePointer<UnsafePointer<CChar>?>) -> Result) -> Result {
+    let copies = strings.map { UnsafePointer(strdup($0)!) }
+    defer { copies.forEach { free(UnsafeMutablePointer(mutating: $0)) } }
+    return (copies + [nil]).withUnsafeBufferPointer { body($0.baseAddress!) }
+}
+
+private func withOptionalCStrings<Result>(
+    _ strings: [String]?, _ body: (UnsafePointer<UnsafePointer<CChar>?>?) -> Result
+) -> Result {
+    guard let strings else { return body(nil) }
+    return withCStrings(strings) { body($0) }
+}
+
+/// The environment of this process as `NAME=value` strings.
+package func currentEnvironment() -> [String] {
+    var result: [String] = []
+    var entry = cproc_environment()
+    while let text = entry?.pointee {
+        result.append(String(cString: text))
+        entry = entry?.advanced(by: 1)
+    }
+    return result
+}
