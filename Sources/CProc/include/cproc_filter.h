@@ -10,14 +10,15 @@ int cproc_attach_program(int fd, int program);
 /// SO_DETACH_FILTER; a socket without filter is not an error.
 int cproc_detach_filter(int fd);
 
-/// The socket's own classic filter: number of instructions (0: none), copied into `out` as 8-byte sock_filter values up to `capacity` instructions.
+/// The socket's own classic filter: its number of instructions (0: none), which are copied into `out` as 8-byte sock_filter values when
+/// `capacity` holds them all, and not at all when it does not (BPF_MAXINSNS, 4096, always does).
 /// EACCES: it has an eBPF filter, which the kernel does not hand out.
 int cproc_get_filter(int fd, uint64_t *out, uint32_t capacity);
 int cproc_set_filter(int fd, const uint64_t *program, uint32_t count);
 /// SO_LOCK_FILTER: 1 when the filter can no longer be changed.
 int cproc_filter_locked(int fd);
 
-/// Attaches a sock_ops program to the cgroup2 directory `cgroup_dir` that gives sockets with SO_MARK... see cproc_initial_window.c: every active connect of
-/// this network namespace whose remote port and local port match gets TCP_BPF_IW `segments` (the initial congestion window). Returns a bpf_link descriptor; closing
-/// it detaches. Only for the instant of a repair connect.
+/// For the instant of a repair connect: a sock_ops program on the cgroup2 directory `cgroup_dir` (that of the process which made the socket) gives
+/// the connection from `local_port` to `remote_port` an initial congestion window of `segments` (TCP_BPF_IW). Otherwise a restored connection starts
+/// with 10, which stalls it when more was in flight. Returns a bpf_link; closing it detaches the program. EINVAL: `segments` is 0.
 int cproc_initial_window(int cgroup_dir, uint16_t local_port, uint16_t remote_port, uint32_t segments);

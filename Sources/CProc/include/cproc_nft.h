@@ -17,6 +17,6 @@ struct cproc_nft_change {
     uint8_t data_length;
     uint8_t data[16];
 };
-/// Applies all changes as one transaction of family `netdev` (NFPROTO_NETDEV) on `table`: all or nothing. Large batches are sent in one
-/// message and acknowledged as a whole. ENOENT: no such table, set or element. EEXIST: cannot happen for sets (adding twice is no error).
+/// Applies all changes, in order, as one transaction of family `netdev` (NFPROTO_NETDEV) on `table`: all or nothing. ENOENT: no such table, set or
+/// element. Adding what is there already is no error; a map's element with another `data` is (EBUSY or EEXIST): delete it earlier in the same batch.
 int cproc_nft_apply(int netlink, const char *table, const struct cproc_nft_change *changes, uint32_t count);

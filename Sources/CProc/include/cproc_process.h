@@ -45,7 +45,7 @@ int cproc_spawn(const char *const argv[], const char *const envp[], int netns_fd
                 int listen_pid);
 
 /// Replaces this process by `argv[0]` (found by PATH) with `passed[0..npassed)` as descriptors 3, 4, …, LISTEN_PID set to the own pid.
-/// Returns only on failure, with -errno; descriptors 3… may then have been replaced.
+/// The signal mask is emptied and SIGPIPE set to default. Returns only on failure, with -errno; all this may then have happened already.
 int cproc_exec(const char *const argv[], const char *const envp[], const int passed[], int npassed);
 
 /// prctl(PR_SET_PDEATHSIG) is not enough for a stopped target, so the one who stops a process arms a guard: a forked child that holds
