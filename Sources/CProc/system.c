@@ -22,6 +22,11 @@ int cproc_seal(int memfd) {
     return fcntl(memfd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL) < 0 ? -errno : 0;
 }
 
+int64_t cproc_find(const void *haystack, size_t length, const void *needle, size_t needle_length) {
+    const char *hit = memmem(haystack, length, needle, needle_length);
+    return hit ? hit - (const char *)haystack : -1;
+}
+
 void cproc_sleep_us(uint32_t microseconds) {
     struct timespec time = {.tv_sec = microseconds / 1000000, .tv_nsec = (long)(microseconds % 1000000) * 1000};
     nanosleep(&time, NULL);

@@ -1,6 +1,7 @@
 // Small things of libc that Swift's Glibc module does not offer.
 #pragma once
 
+#include <stddef.h>
 #include <stdint.h>
 
 /// "ESRCH" for ESRCH (strerrorname_np(3)); NULL for an unknown number.
@@ -12,6 +13,9 @@ const char *cproc_errno_text(int number);
 int cproc_memfd(const char *name);
 /// Adds F_SEAL_WRITE, F_SEAL_GROW, F_SEAL_SHRINK and F_SEAL_SEAL.
 int cproc_seal(int memfd);
+
+/// memmem(3): the offset of the first occurrence of `needle` in `haystack`, or -1.
+int64_t cproc_find(const void *haystack, size_t length, const void *needle, size_t needle_length);
 
 /// nanosleep(2), not restarted after a signal.
 void cproc_sleep_us(uint32_t microseconds);

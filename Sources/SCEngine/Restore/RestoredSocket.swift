@@ -16,6 +16,8 @@ package final class RestoredSocket {
     package let channel: TCPChannel
     private let namespace: NetworkNamespace
     private let isInPlace: Bool
+    /// Bytes that follow the send queue, as if the application had written them after it.
+    private let surplus: [UInt8]
     private var isLive = false
 
     package var raw: Int32 { descriptor.raw }
@@ -30,12 +32,13 @@ package final class RestoredSocket {
     /// Rebuilds the connection in `descriptor`. In place, the socket's former connection is dropped without a packet; the open file description
     /// stays, so the server's epoll, poll and io_uring registrations stay valid.
     package init(
-        _ channel: TCPChannel, onto descriptor: consuming OwnedDescriptor, in namespace: NetworkNamespace, isInPlace: Bool
+        _ channel: TCPChannel, onto descriptor: consuming OwnedDescriptor, in namespace: NetworkNamespace, isInPlace: Bool, surplus: [UInt8] = []
     ) throws(CheckpointError) {
         self.descriptor = descriptor
         self.channel = channel
         self.namespace = namespace
         self.isInPlace = isInPlace
+        self.surplus = surplus
         do throws(CheckpointError) {
             try prepare()
         } catch {
@@ -49,7 +52,11 @@ package final class RestoredSocket {
 
     private func prepare() throws(CheckpointError) {
         try check(cproc_repair(raw, Int32(CPROC_REPAIR_ON)), "repair mode", advice: "TCP_REPAIR needs CAP_NET_ADMIN")
-        if isInPlace { try check(cproc_disconnect(raw), "dropping the socket's former connection") }
+        if isInPlace {
+            try check(cproc_disconnect(raw), "dropping the socket's former connection")
+            // The prelude came in with a mark (tcp_fwmark_accept), which would route the answers to this host.
+            _ = cproc_setsockopt_int(raw, SOL_SOCKET, SO_MARK, 0)
+        }
         try bindAndSetSequence()
         try setBuffers()
         if !channel.congestionControl.isEmpty { setCongestionControl() }
@@ -81,7 +88,7 @@ package final class RestoredSocket {
     /// The kernel accounts skb overhead too, so a queue of n bytes needs more than n; SO_*BUFFORCE doubles its argument.
     private func setBuffers() throws(CheckpointError) {
         let receive = max(Int32(clamping: channel.receiveBuffer / 2), Int32(clamping: channel.receiveQueue.count + 65536))
-        let send = max(Int32(clamping: channel.sendBuffer / 2), Int32(clamping: channel.sendQueue.count * 2 + 65536))
+        let send = max(Int32(clamping: channel.sendBuffer / 2), Int32(clamping: (channel.sendQueue.count + surplus.count) * 2 + 65536))
         try check(cproc_setsockopt_int(raw, SOL_SOCKET, 33 /* SO_RCVBUFFORCE */, receive), "setting SO_RCVBUF")
         try check(cproc_setsockopt_int(raw, SOL_SOCKET, 32 /* SO_SNDBUFFORCE */, send), "setting SO_SNDBUF")
     }
@@ -156,9 +163,8 @@ package final class RestoredSocket {
         }
     }
 
-    /// Makes the connection live. `surplus` bytes are appended to the send queue, as if the application had written them after it.
-    /// The caller has made packets of the flow reach this host.
-    package func activate(surplus: [UInt8] = []) throws(CheckpointError) {
+    /// Makes the connection live. The caller has made packets of the flow reach this host.
+    package func activate() throws(CheckpointError) {
         isLive = true
         try Activation(raw: raw, channel: channel, namespace: namespace).run(surplus: surplus)
         try setOptions(late: true)

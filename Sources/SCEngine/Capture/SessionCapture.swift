@@ -1,0 +1,128 @@
+// The sessions of one selection, from the running server to their values: stop, lock, dump; and back.
+
+import CProc
+import Glibc
+import SCImage
+
+/// Holds the sockets of the selected sessions. What it has touched it gives back when it ends, unless the sessions were let go.
+package final class SessionCapture {
+    package let selected: [SelectedSession]
+    package let sockets: [HeldSocket]
+    package let namespace: NetworkNamespace
+    private let drop: DropProgram
+    private var baselines: [Bool: OptionBaseline] = [:]
+    private let holders: [TargetProcess]
+    private var stopped = StoppedProcesses()
+
+    /// Opens everything that can be opened while the sessions run. `holders`: also stop other processes that share a connection.
+    package init(_ selected: [SelectedSession]) throws(CheckpointError) {
+        self.selected = selected
+        var sockets: [HeldSocket] = []
+        for session in selected { sockets.append(HeldSocket(try session.process.duplicate(session.channel.fd), fd: session.channel.fd)) }
+        self.sockets = sockets
+        namespace = try NetworkNamespace.of(socket: sockets[0].raw)
+        for socket in sockets.dropFirst() {
+            guard try NetworkNamespace.of(socket: socket.raw).isSame(as: namespace) else {
+                throw CheckpointError(
+                    "cannot move these sessions together", why: "their sockets are in different network namespaces", errno: EXDEV,
+                    advice: "Move them one namespace at a time")
+            }
+        }
+        drop = try DropProgram()
+        for ipv6 in Set(selected.map { $0.channel.localAddress?.address.isIPv6 ?? false }) {
+            baselines[ipv6] = try OptionBaseline(in: namespace, ipv6: ipv6)
+        }
+        holders = Self.holders(of: selected)
+        for socket in sockets {
+            if let entry = SessionRegistry.find(socket.raw) { socket.base = (entry.written, entry.read) }
+        }
+    }
+
+    /// Every process that has one of the connections open: all have to hold still, or one would read during the dump.
+    private static func holders(of selected: [SelectedSession]) -> [TargetProcess] {
+        var result: [Int32: TargetProcess] = [:]
+        for session in selected { result[session.process.pid] = session.process }
+        // Only a descriptor passed on at fork(2) is shared without a trace; for a few sessions the search is cheap.
+        if selected.count <= 16 {
+            for session in selected {
+                for holder in TargetProcess.holders(ofInode: session.channel.inode, excluding: session.process.pid) { result[holder.pid] = holder }
+            }
+        }
+        return Array(result.values)
+    }
+
+    /// The session's id from an earlier move, or a new one.
+    package func id(of index: Int) -> SessionID { SessionRegistry.find(sockets[index].raw)?.id ?? .random() }
+
+    /// What an adapter knew at an earlier move.
+    package func knownAdapter(of index: Int) -> AdapterState? { SessionRegistry.find(sockets[index].raw)?.adapter }
+
+    package var flows: [Flow] { selected.map { Flow(client: $0.channel.peerAddress!, service: $0.channel.localAddress!) } }
+
+    /// The processes stand still until `giveBack`, `letGo` or `keepHeld`.
+    package func stop() throws(CheckpointError) {
+        for process in holders { try stopped.stop(process) }
+    }
+
+    /// Silences every socket; then reads it. The processes are stopped.
+    package func capture() throws(CheckpointError) -> [TCPChannel] {
+        for socket in sockets { try socket.lock(with: drop.raw) }
+        return try dump()
+    }
+
+    private func dump() throws(CheckpointError) -> [TCPChannel] {
+        var channels: [TCPChannel] = []
+        channels.reserveCapacity(sockets.count)
+        for (session, socket) in zip(selected, sockets) {
+            channels.append(try socket.dump(options: baselines[session.channel.localAddress?.address.isIPv6 ?? false]!))
+        }
+        return channels
+    }
+
+    /// Reads the sessions and lets them run on, undisturbed. No packet is dropped: the dump is taken without a lock and believed when nothing moved
+    /// meanwhile; only a connection that never holds still is locked for the some ten microseconds of its dump.
+    package func snapshot() throws(CheckpointError) -> [TCPChannel] {
+        try stop()
+        defer { stopped.resume() }
+        var channels: [TCPChannel] = []
+        for (session, socket) in zip(selected, sockets) {
+            let baseline = baselines[session.channel.localAddress?.address.isIPv6 ?? false]!
+            defer { socket.giveBack() }
+            var channel: TCPChannel?
+            for _ in 0..<5 where channel == nil {
+                let before = socket.movement
+                let attempt = try socket.dump(options: baseline)
+                if socket.movement == before { channel = attempt } else { socket.giveBack() }
+            }
+            if channel == nil {
+                try socket.lock(with: drop.raw)
+                channel = try socket.dump(options: baseline)
+            }
+            channels.append(channel!)
+        }
+        return channels
+    }
+
+    /// The sessions go on at the source.
+    package func giveBack() {
+        for socket in sockets { socket.giveBack(probe: true) }
+        stopped.resume()
+    }
+
+    /// The sessions are gone from the source; its servers see aborted clients.
+    package func letGo() throws(CheckpointError) {
+        var failure: CheckpointError?
+        for socket in sockets {
+            SessionRegistry.remove(socket.raw)
+            do throws(CheckpointError) { try socket.letGo() } catch { failure = failure ?? error }
+        }
+        stopped.resume()
+        if let failure { throw failure }
+    }
+
+    /// Leaves everything held beyond the life of this tool; returns the processes that stay stopped.
+    package func keepHeld() -> [TargetProcess] {
+        for socket in sockets { socket.keepHeld() }
+        return stopped.keepStopped()
+    }
+}

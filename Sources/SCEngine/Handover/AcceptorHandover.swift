@@ -1,0 +1,132 @@
+// Hands restored sessions to a process that listens on a Unix socket and says yes first.
+
+import CProc
+import Glibc
+import SCImage
+
+/// The conversation (`AcceptorMessages.swift`): offer, accept or decline; then each session with its descriptors, still silent; ready; go.
+/// A receiver that declines, dies or says nothing until the deadline leaves the sessions where they are.
+package final class AcceptorHandover: Handover {
+    private let path: String
+    private let namespace: NetworkNamespace
+    private let fresh: FreshSockets
+    private let deadline: Int
+    private var connection: SharedDescriptor?
+    private var pid: Int32 = 0
+
+    /// `deadline` is the time in milliseconds that the acceptor has for each answer.
+    package init(path: String, in namespace: NetworkNamespace, deadline: Int = 5000) {
+        (self.path, self.namespace, self.deadline) = (path, namespace, deadline)
+        fresh = FreshSockets(in: namespace)
+    }
+
+    package func prepare(_ offers: [SessionOffer]) throws(CheckpointError) {
+        try refuseHeldFlows(offers, in: namespace)
+        let connection = try connect()
+        self.connection = connection
+        var (uid, gid): (UInt32, UInt32) = (0, 0)
+        _ = cproc_peer_credentials(connection.raw, &pid, &uid, &gid)
+        let flows = offers.map { ["local": $0.flow.service.description, "peer": $0.flow.client.description, "kind": "tcp"] }
+        try send(AcceptorRequest(type: "offer", flows: flows, state_bytes: offers.reduce(0) { $0 + $1.stateBytes }))
+        try expect("accept", "to the offer")
+    }
+
+    private func connect() throws(CheckpointError) -> SharedDescriptor {
+        for type in [SOCK_SEQPACKET, SOCK_STREAM] {
+            let raw = socket(AF_UNIX, Int32(type.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
+            guard raw >= 0 else { break }
+            let connection = SharedDescriptor(raw)
+            if connectUnix(raw, path) { return connection }
+            if errno != EPROTOTYPE { break }
+        }
+        throw CheckpointError(
+            "cannot reach the acceptor at \(path)", result: Int(-errno), advice: "Start the receiving process first; it has to listen on that Unix socket")
+    }
+
+    package func rebuild(_ session: Session) throws(CheckpointError) { try fresh.rebuild(session) }
+
+    package func consent() throws(CheckpointError) {
+        for entry in fresh.sessions {
+            var descriptors = entry.sockets.map(\.raw)
+            let state = entry.session.state
+            var file: SharedDescriptor?
+            if !state.isEmpty {
+                let memory = SharedDescriptor(try check(cproc_memfd("sc-state"), "cannot make the state file"))
+                let count = state.withUnsafeBytes { pwrite(memory.raw, $0.baseAddress, $0.count, 0) }
+                guard count == state.count else { throw CheckpointError("cannot write the state file", result: Int(-errno)) }
+                descriptors.append(memory.raw)
+                file = memory
+            }
+            let channels = entry.session.channels.map(AcceptorChannel.init)
+            try withExtendedLifetime(file) { () throws(CheckpointError) in
+                try send(
+                    AcceptorRequest(type: "session", id: entry.session.id.description, channels: channels, state_bytes: state.count),
+                    descriptors: descriptors)
+            }
+        }
+        try expect("ready", "after the sessions")
+    }
+
+    package func activate() throws(CheckpointError) { try fresh.activate() }
+
+    package func deliver() throws(CheckpointError) -> Int32 {
+        fresh.register(pid: pid)
+        try send(AcceptorRequest(type: "go"))
+        return pid
+    }
+
+    package func discard() {
+        try? send(AcceptorRequest(type: "cancel"))
+        connection = nil
+        fresh.discard()
+    }
+
+    private func send(_ request: AcceptorRequest, descriptors: [Int32] = []) throws(CheckpointError) {
+        guard let connection else { return }
+        let line = request.line
+        let count = try check(
+            cproc_send_fds(connection.raw, line, line.count, descriptors, Int32(descriptors.count)), "cannot speak to the acceptor at \(path)",
+            advice: "It has closed the connection")
+        var sent = Int(count)
+        while sent < line.count {
+            let more = line.withUnsafeBytes { Glibc.send(connection.raw, $0.baseAddress! + sent, line.count - sent, Int32(MSG_NOSIGNAL)) }
+            guard more > 0 else { throw CheckpointError("cannot speak to the acceptor at \(path)", result: Int(-errno)) }
+            sent += more
+        }
+    }
+
+    private func expect(_ wanted: String, _ moment: String) throws(CheckpointError) {
+        guard let connection else { return }
+        let deadline = Deadline(milliseconds: self.deadline)
+        var line: [UInt8] = []
+        while line.last != UInt8(ascii: "\n") {
+            guard cproc_poll(connection.raw, Int16(POLLIN), deadline.remainingMilliseconds) > 0 else {
+                throw CheckpointError(
+                    "the acceptor at \(path) did not answer \(moment)", why: "no reply after \(self.deadline) ms", errno: ETIMEDOUT,
+                    advice: "The session stays where it was")
+            }
+            var buffer = [UInt8](repeating: 0, count: 4096)
+            let count = recv(connection.raw, &buffer, buffer.count, 0)
+            guard count > 0, line.count < 65536 else {
+                throw CheckpointError(
+                    "the acceptor at \(path) ended the conversation \(moment)", why: "connection closed", errno: ECONNRESET,
+                    advice: "The session stays where it was")
+            }
+            line += buffer.prefix(count)
+            // A message of a SEQPACKET socket is whole, with or without its newline.
+            if AcceptorReply(line) != nil { break }
+        }
+        guard let reply = AcceptorReply(line), reply.type == wanted else {
+            let reason = AcceptorReply(line).map { $0.reason ?? "it answered \"\($0.type)\"" } ?? "its answer is no JSON object with a \"type\""
+            throw CheckpointError(
+                "the acceptor at \(path) declined \(moment)", why: reason, errno: ECONNREFUSED, advice: "The session stays where it was")
+        }
+    }
+}
+
+extension SessionID: CustomStringConvertible {
+    /// 32 hexadecimal digits.
+    package var description: String {
+        [high, low].map { half in (0..<8).map { hexadecimal(UInt8(truncatingIfNeeded: half >> (56 - 8 * $0))) }.joined() }.joined()
+    }
+}

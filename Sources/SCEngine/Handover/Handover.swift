@@ -1,0 +1,78 @@
+// How a restored session comes into the hands of a process: one interface, three ways.
+
+import SCImage
+
+/// Who gets the restored channels.
+package enum HandoverChoice: Sendable, Equatable {
+    /// A new process, which finds them as `LISTEN_FDS`.
+    case exec([String])
+    /// An acceptor's Unix socket, by SCM_RIGHTS.
+    case into(String)
+    /// An unmodified server, in place; the adapter's name.
+    case onto(pid: Int32, adapter: String)
+}
+
+/// What is known of a session while it still runs at the source.
+package struct SessionOffer: Sendable, Equatable {
+    package var flow: Flow
+    package var isIPv6Socket: Bool
+    package var adapter: AdapterState?
+    package var stateBytes: Int
+
+    package init(flow: Flow, isIPv6Socket: Bool = false, adapter: AdapterState? = nil, stateBytes: Int = 0) {
+        (self.flow, self.isIPv6Socket, self.adapter, self.stateBytes) = (flow, isIPv6Socket, adapter, stateBytes)
+    }
+}
+
+/// The receiving end of a move. The calls come in this order, each once, `rebuild` once for every session; `discard` instead of any later one.
+///
+/// Up to `activate` nothing reaches the client and everything can be undone; what can fail is made to fail before it.
+package protocol Handover: AnyObject {
+    /// The sessions still run elsewhere: refuse here what would fail later, and ask the receiving process.
+    func prepare(_ offers: [SessionOffer]) throws(CheckpointError)
+    /// Builds the session, silent.
+    func rebuild(_ session: Session) throws(CheckpointError)
+    /// The receiving process has everything and says that it is ready.
+    func consent() throws(CheckpointError)
+    /// The sessions speak.
+    func activate() throws(CheckpointError)
+    /// The receiving process goes to work; returns its pid.
+    func deliver() throws(CheckpointError) -> Int32
+    /// Drops everything without a packet.
+    func discard()
+}
+
+/// Sessions rebuilt in fresh sockets, for the two ways that hand descriptors over.
+package final class FreshSockets {
+    private let namespace: NetworkNamespace
+    package private(set) var sessions: [(session: Session, sockets: [RestoredSocket])] = []
+
+    package init(in namespace: NetworkNamespace) { self.namespace = namespace }
+
+    package var descriptors: [Int32] { sessions.flatMap { $0.sockets.map(\.raw) } }
+    package var channels: [TCPChannel] { sessions.flatMap(\.session.channels) }
+
+    package func rebuild(_ session: Session) throws(CheckpointError) {
+        var sockets: [RestoredSocket] = []
+        for channel in session.channels { sockets.append(try RestoredSocket(channel, in: namespace)) }
+        sessions.append((session, sockets))
+    }
+
+    package func activate() throws(CheckpointError) {
+        for entry in sessions {
+            for socket in entry.sockets { try socket.activate() }
+        }
+    }
+
+    /// Writes down which moves the connections have behind them, for the next one.
+    package func register(pid: Int32) {
+        SessionRegistry.sweep()
+        for entry in sessions {
+            for (channel, socket) in zip(entry.session.channels, entry.sockets) {
+                SessionRegistry.add(session: entry.session, channel: channel, socket: socket.raw, pid: pid)
+            }
+        }
+    }
+
+    package func discard() { sessions = [] }
+}

@@ -1,0 +1,135 @@
+// Hands a restored session to an unmodified server, inside the socket that the server has accepted itself.
+
+import CProc
+import Glibc
+import SCImage
+
+/// In-place transplant. The server accepts an ordinary connection (the prelude), which the adapter drives into the session's state; then the server is
+/// stopped for a fraction of a millisecond, what it wrote beyond the state is kept as surplus, and its socket is turned into the migrated connection.
+package final class TransplantHandover: Handover {
+    private struct Guest {
+        let offer: SessionOffer
+        let prelude: Prelude
+        let process: TargetProcess
+        let fd: Int32
+    }
+
+    private let root: TargetProcess
+    private let adapter: any Adapter
+    private let namespace: NetworkNamespace
+    private var route: MarkedRoute?
+    private var guests: [Flow: Guest] = [:]
+    private var rebuilt: [(session: Session, socket: RestoredSocket, guest: Guest)] = []
+    private var stopped = StoppedProcesses()
+    private var stoppedPIDs: Set<Int32> = []
+
+    package init(pid: Int32, adapter name: String) throws(CheckpointError) {
+        root = try TargetProcess(pid: pid)
+        adapter = try SCEngine.adapter(named: name)
+        namespace = try NetworkNamespace.of(pid: pid)
+    }
+
+    package func prepare(_ offers: [SessionOffer]) throws(CheckpointError) {
+        try refuseHeldFlows(offers, in: namespace)
+        for offer in offers {
+            guard let state = offer.adapter, state.name == adapter.name else {
+                throw CheckpointError(
+                    "cannot continue \(offer.flow) in process \(root.pid) (\(root.command))", why: "the session was captured without the adapter \(adapter.name)",
+                    errno: EINVAL, advice: "Capture it with --adapter \(adapter.name)")
+            }
+            try adapter.check(state, server: ServerAccess(namespace: namespace, service: offer.flow.service))
+        }
+        route = try MarkedRoute(in: namespace, families: Set(offers.map { $0.flow.isIPv6 ? AF_INET6 : AF_INET }))
+        var preludes: [(SessionOffer, Prelude)] = []
+        for offer in offers {
+            preludes.append((offer, try Prelude(to: offer.flow.service, in: namespace, as: offer.flow.client)))
+        }
+        try findAccepted(preludes)
+    }
+
+    /// The server's sockets whose other ends are the preludes; it has until the deadline to accept them.
+    private func findAccepted(_ preludes: [(SessionOffer, Prelude)]) throws(CheckpointError) {
+        let deadline = Deadline(milliseconds: 3000)
+        while true {
+            var accepted: [Flow: (TargetProcess, Int32)] = [:]
+            for process in root.tree() {
+                for fd in (try? process.descriptors()) ?? [] {
+                    guard let copy = try? process.duplicate(fd), let local = SocketView(copy.raw).local, let peer = SocketView(copy.raw).peer else { continue }
+                    accepted[Flow(client: peer, service: local)] = (process, fd)
+                }
+            }
+            let missing = preludes.first { accepted[$0.0.flow] == nil }
+            guard let missing else {
+                for (offer, prelude) in preludes {
+                    let (process, fd) = accepted[offer.flow]!
+                    guests[offer.flow] = Guest(offer: offer, prelude: prelude, process: process, fd: fd)
+                }
+                return
+            }
+            guard !deadline.hasPassed else {
+                throw CheckpointError(
+                    "process \(root.pid) (\(root.command)) did not accept the connection for \(missing.0.flow)",
+                    why: "none of its descriptors, nor of its children's, is the other end", errno: ETIMEDOUT,
+                    advice: "Is it the server that listens on \(missing.0.flow.service)?")
+            }
+            pause(microseconds: 500)
+        }
+    }
+
+    package func rebuild(_ session: Session) throws(CheckpointError) {
+        for channel in session.channels {
+            guard let guest = guests[Flow(channel)], let state = session.adapter else {
+                throw CheckpointError("the image holds a session that was not offered", why: "\(Flow(channel))", errno: EPROTO)
+            }
+            var aligned = try adapter.align(state, channel: channel, prelude: guest.prelude)
+            if stoppedPIDs.insert(guest.process.pid).inserted { try stopped.stop(guest.process) }
+            let socket = try guest.process.duplicate(guest.fd)
+            try drain(guest.prelude, server: socket.raw, into: &aligned)
+            guest.prelude.vanish()
+            rebuilt.append(
+                (
+                    session,
+                    try RestoredSocket(channel, onto: socket, in: namespace, isInPlace: true, surplus: aligned.surplus), guest
+                ))
+        }
+    }
+
+    /// Reads what the stopped server has written until both its send queue and the prelude's receive queue are empty.
+    private func drain(_ prelude: Prelude, server: Int32, into aligned: inout AlignedPrelude) throws(CheckpointError) {
+        let deadline = Deadline(milliseconds: 2000)
+        repeat {
+            aligned.surplus += try prelude.readAvailable()
+            if cproc_siocoutq(server) == 0 {
+                aligned.surplus += try prelude.readAvailable()
+                return
+            }
+            pause(microseconds: 20)
+        } while !deadline.hasPassed
+        throw CheckpointError("the server's output did not arrive", why: "\(cproc_siocoutq(server)) bytes are still on their way", errno: ETIMEDOUT)
+    }
+
+    /// The server agreed when it accepted the prelude and answered in it.
+    package func consent() {}
+
+    package func activate() throws(CheckpointError) {
+        for entry in rebuilt { try entry.socket.activate() }
+    }
+
+    package func deliver() -> Int32 {
+        stopped.resume()
+        SessionRegistry.sweep()
+        for entry in rebuilt {
+            SessionRegistry.add(session: entry.session, channel: entry.session.channels[0], socket: entry.socket.raw, pid: entry.guest.process.pid)
+        }
+        let pid = rebuilt.first?.guest.process.pid ?? root.pid
+        route = nil
+        return pid
+    }
+
+    package func discard() {
+        rebuilt = []
+        stopped.resume()
+        guests = [:]
+        route = nil
+    }
+}

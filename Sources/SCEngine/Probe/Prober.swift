@@ -1,0 +1,135 @@
+// Walks the descriptors of a process and says what each one is.
+
+import CProc
+import Glibc
+import SCImage
+
+/// Reads channels by pidfd_getfd and fstat (2 µs a descriptor, against 3.5 to 6 for readlink); one duplicate at a time, so that a process with
+/// 20,000 descriptors needs no limit raised here.
+package struct Prober {
+    package init() {}
+
+    /// All descriptors of the process as channels, in ascending order. A descriptor that is closed meanwhile is left out.
+    package func channels(of process: TargetProcess) throws(CheckpointError) -> [Channel] {
+        var result: [Channel] = []
+        for fd in try process.descriptors() {
+            do throws(CheckpointError) {
+                result.append(try channel(fd, of: process))
+            } catch {
+                guard error.errno == EBADF else { throw error }
+            }
+        }
+        completeUnix(&result, of: process)
+        return result
+    }
+
+    /// One descriptor.
+    package func channel(_ fd: Int32, of process: TargetProcess) throws(CheckpointError) -> Channel {
+        let descriptor = try process.duplicate(fd)
+        var stat = cproc_stat()
+        try check(cproc_fstat(descriptor.raw, &stat), "cannot look at descriptor \(fd) of process \(process.pid)")
+        var channel: Channel
+        switch stat.mode & UInt32(S_IFMT) {
+        case UInt32(S_IFSOCK): channel = socketChannel(fd, SocketView(descriptor.raw))
+        case UInt32(S_IFIFO):
+            channel = Channel(fd: fd, kind: .pipe, state: accessMode(descriptor.raw), reason: "pipes are moved with the processes that share them, not yet by this tool")
+            channel.receiveQueue = max(0, Int(cproc_siocinq(descriptor.raw)))
+        case UInt32(S_IFREG):
+            channel = Channel(fd: fd, kind: .file, state: accessMode(descriptor.raw), reason: "a file: the receiver opens its own")
+            channel.local = process.link(of: fd) ?? ""
+        default:
+            channel = Channel(fd: fd, kind: .other, state: "", reason: "not part of a session")
+            channel.local = process.link(of: fd) ?? ""
+        }
+        channel.inode = stat.inode
+        return channel
+    }
+
+    private func accessMode(_ fd: Int32) -> String {
+        switch fcntl(fd, F_GETFL) & O_ACCMODE {
+        case O_RDONLY: "READ"
+        case O_WRONLY: "WRITE"
+        default: "READ_WRITE"
+        }
+    }
+
+    private func socketChannel(_ fd: Int32, _ socket: SocketView) -> Channel {
+        switch (socket.domain, socket.type) {
+        case (AF_INET, Int32(SOCK_STREAM.rawValue)), (AF_INET6, Int32(SOCK_STREAM.rawValue)):
+            return tcpChannel(fd, socket)
+        case (AF_INET, Int32(SOCK_DGRAM.rawValue)), (AF_INET6, Int32(SOCK_DGRAM.rawValue)):
+            var channel = Channel(fd: fd, kind: .udp, state: socket.peer == nil ? "UNCONN" : "ESTABLISHED", reason: "UDP sockets are not moved yet")
+            channel.local = socket.local?.description ?? ""
+            channel.peer = socket.peer?.description ?? ""
+            channel.receiveQueue = max(0, Int(cproc_siocinq(socket.fd)))
+            return channel
+        case (AF_UNIX, _):
+            var channel = Channel(fd: fd, kind: .unix, state: "", reason: "Unix sockets are moved with the processes that share them, not yet by this tool")
+            channel.receiveQueue = max(0, Int(cproc_siocinq(socket.fd)))
+            return channel
+        default:
+            return Channel(fd: fd, kind: .other, state: "", reason: "socket of family \(socket.domain)")
+        }
+    }
+
+    private func tcpChannel(_ fd: Int32, _ socket: SocketView) -> Channel {
+        let state = socket.tcpInfo.flatMap { TCPState(rawValue: $0.state) }
+        var channel = Channel(fd: fd, kind: .tcp, state: state?.name ?? "UNKNOWN", reason: immovableReason(of: socket))
+        channel.tcpState = state
+        channel.localAddress = socket.local
+        channel.peerAddress = state == .listen ? nil : socket.peer
+        channel.local = channel.localAddress?.description ?? ""
+        channel.peer = channel.peerAddress?.description ?? ""
+        if state != .listen {
+            channel.receiveQueue = max(0, Int(cproc_siocinq(socket.fd)))
+            channel.sendQueue = max(0, Int(cproc_siocoutq(socket.fd)))
+        }
+        return channel
+    }
+
+    /// UNIX_DIAG knows what getsockname cannot tell: the other end's inode, and the state.
+    private func completeUnix(_ channels: inout [Channel], of process: TargetProcess) {
+        guard channels.contains(where: { $0.kind == .unix }), let namespace = try? NetworkNamespace.of(pid: process.pid),
+            let sockets = try? UnixSockets(in: namespace)
+        else { return }
+        for index in channels.indices where channels[index].kind == .unix {
+            guard let entry = sockets.byInode[channels[index].inode] else { continue }
+            channels[index].state = entry.state
+            channels[index].local = entry.name
+            channels[index].peerInode = entry.peer
+            channels[index].peer = sockets.byInode[entry.peer]?.name ?? ""
+            channels[index].sendQueue = entry.sendQueue
+        }
+    }
+}
+
+/// All Unix sockets of a namespace, by inode.
+package struct UnixSockets {
+    package struct Entry {
+        package var name: String
+        package var state: String
+        package var peer: UInt64
+        package var sendQueue: Int
+    }
+
+    package private(set) var byInode: [UInt64: Entry] = [:]
+
+    package init(in namespace: NetworkNamespace) throws(CheckpointError) {
+        final class Box { var entries: [UInt64: Entry] = [:] }
+        let box = Box()
+        let netlink = OwnedDescriptor(
+            try namespace.run { () throws(CheckpointError) in try check(cproc_diag_open(), "cannot open SOCK_DIAG") })
+        let result = cproc_diag_unix(
+            netlink.raw,
+            { socket, context in
+                let socket = socket!.pointee
+                let name = withUnsafeBytes(of: socket.name) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
+                let state = TCPState(rawValue: socket.state)?.name ?? ""
+                Unmanaged<Box>.fromOpaque(context!).takeUnretainedValue().entries[socket.inode] =
+                    Entry(name: name, state: state, peer: socket.peer_inode, sendQueue: Int(socket.send_queue))
+                return 0
+            }, { Unmanaged<Box>.fromOpaque($0!).takeUnretainedValue().entries = [:] }, Unmanaged.passUnretained(box).toOpaque())
+        try check(result, "cannot list the Unix sockets")
+        byInode = box.entries
+    }
+}

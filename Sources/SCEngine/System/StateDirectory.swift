@@ -1,0 +1,64 @@
+// /run/sc-checkpoint: what has to outlive one run of the tool, the locks between runs, and Unix addresses.
+
+import CProc
+import Glibc
+
+/// The directory of run-time state: `$SC_RUN_DIR`, or /run/sc-checkpoint.
+package enum StateDirectory {
+    package static var path: String { getenv("SC_RUN_DIR").map { String(cString: $0) } ?? "/run/sc-checkpoint" }
+
+    /// The path of a file in a folder of the directory; makes the folder.
+    package static func file(_ name: String, in folder: String) throws(CheckpointError) -> String {
+        for directory in [path, "\(path)/\(folder)"] where mkdir(directory, 0o700) != 0 && errno != EEXIST {
+            throw CheckpointError("cannot make \(directory)", result: Int(-errno), advice: "Run as root or set SC_RUN_DIR")
+        }
+        return "\(path)/\(folder)/\(name)"
+    }
+}
+
+/// An exclusive lock on the steering of one network namespace: two moves at once would share its parking. It is an abstract Unix socket, which
+/// belongs to the namespace and ends with its owner, so nothing is left behind by a killed tool.
+package final class StateLock {
+    private let descriptor: OwnedDescriptor
+
+    /// Waits up to five seconds for another move to end.
+    package init(namespace: NetworkNamespace) throws(CheckpointError) {
+        descriptor = try namespace.socket(family: AF_UNIX, type: Int32(SOCK_DGRAM.rawValue))
+        let deadline = Deadline(milliseconds: 5000)
+        while !bindUnix(descriptor.raw, "\0sc-checkpoint/steering") {
+            guard errno == EADDRINUSE, !deadline.hasPassed else {
+                throw CheckpointError(
+                    "another move is under way in this network namespace", why: "it holds the steering rules", errno: EBUSY,
+                    advice: "Repeat when it is done")
+            }
+            pause(microseconds: 1000)
+        }
+    }
+}
+
+/// bind(2) to a Unix path, or to an abstract name when it begins with NUL; errno tells of a failure.
+func bindUnix(_ socket: Int32, _ path: String) -> Bool {
+    withUnixAddress(path) { bind(socket, $0, $1) == 0 } ?? false
+}
+
+/// connect(2) to a Unix path or abstract name; errno tells of a failure.
+func connectUnix(_ socket: Int32, _ path: String) -> Bool {
+    withUnixAddress(path) { connect(socket, $0, $1) == 0 } ?? false
+}
+
+/// Lends the address of a path; nil, with ENAMETOOLONG, when it does not fit sun_path.
+private func withUnixAddress<Result>(_ path: String, _ body: (UnsafePointer<sockaddr>, socklen_t) -> Result) -> Result? {
+    var address = sockaddr_un()
+    address.sun_family = sa_family_t(AF_UNIX)
+    let bytes = Array(path.utf8)
+    guard bytes.count < MemoryLayout.size(ofValue: address.sun_path) else {
+        errno = ENAMETOOLONG
+        return nil
+    }
+    withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: bytes) }
+    // An abstract name has no terminator: the length says where it ends (unix(7)).
+    let length = MemoryLayout<sa_family_t>.size + bytes.count + (bytes.first == 0 ? 0 : 1)
+    return withUnsafePointer(to: &address) {
+        $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { body($0, socklen_t(length)) }
+    }
+}
