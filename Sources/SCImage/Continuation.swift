@@ -33,7 +33,8 @@ package struct AdapterState: Equatable, Sendable {
 
 /// The states of RFC 9293 that a movable connection can be in, by the kernel's numbers (`include/net/tcp_states.h`).
 package enum TCPState: UInt8, Sendable, CaseIterable {
-    case established = 1, synSent, synReceived, finWait1, finWait2, timeWait, close, closeWait, lastAck, listen, closing
+    case established = 1
+    case synSent, synReceived, finWait1, finWait2, timeWait, close, closeWait, lastAck, listen, closing
 
     /// We have sent, or queued, our FIN: it takes one sequence number at the end of the send queue.
     package var finSent: Bool {
