@@ -28,6 +28,8 @@ var targets: [Target] = [
     .target(name: "Support", dependencies: ["CProc", "CSupport"], path: "Tests/Support", swiftSettings: strict),
     .executableTarget(
         name: "sc-stream", dependencies: ["CSupport"], path: "Tests/Programs/sc-stream", cSettings: strictC),
+    .executableTarget(
+        name: "sc-hold", dependencies: ["CSupport"], path: "Tests/Programs/sc-hold", cSettings: strictC),
     .executableTarget(name: "sc-lab", dependencies: ["Support"], swiftSettings: strict),
     .testTarget(name: "SupportTests", dependencies: ["Support"], swiftSettings: strict),
     .testTarget(name: "CProcTests", dependencies: ["CProc", "Support"], swiftSettings: strict),

@@ -10,6 +10,7 @@ import Support
         usage: sc-lab up                                  build the lab and say how to use it
                sc-lab down                                remove it with everything that runs in it
                sc-lab shell client|router|a|b [COMMAND]   a shell, or a command, on one of its machines
+               sc-lab hold                                a lab with a name of its own, removed when this command ends
                sc-lab status                              the labs on this machine
                sc-lab sweep                               remove the labs of tests that were killed
         Example: sc-lab up && sc-lab shell client curl -s http://10.77.0.100/
@@ -22,6 +23,7 @@ import Support
             switch (arguments.first, arguments.count) {
             case ("up", 1): try up()
             case ("down", 1): down()
+            case ("hold", 1): try hold()
             case ("status", 1): for name in Lab.existing() { print(name) }
             case ("sweep", 1): for name in Lab.sweep() { print("removed \(name)") }
             case ("shell", 2...): try shell(arguments[1], Array(arguments.dropFirst(2)))
@@ -59,6 +61,16 @@ import Support
             route the service to b    ip -n \(lab.namespace(.router)) route replace \(service) via \(lab.address(.b, .ipv4))
             remove it all             sc-lab down
             """)
+    }
+
+    /// Prints the lab's prefix and waits for the end of the standard input; whatever ends the process ends the lab.
+    static func hold() throws(LabError) {
+        let lab = try Lab()
+        let line = Array((lab.prefix + "\n").utf8)
+        _ = write(1, line, line.count)
+        var byte: UInt8 = 0
+        while read(0, &byte, 1) > 0 {}
+        lab.down()
     }
 
     static func down() {

@@ -79,7 +79,8 @@ static unsigned drain(struct csupport_capture *capture) {
             .outgoing = link->sll_pkttype == PACKET_OUTGOING,
         };
         uint8_t *ip = (uint8_t *)header + header->tp_net;
-        size_t length = header->tp_snaplen > (unsigned)(header->tp_net - header->tp_mac) ? header->tp_snaplen - (header->tp_net - header->tp_mac) : 0;
+        unsigned link_header = (unsigned)(header->tp_net - header->tp_mac);
+        size_t length = header->tp_snaplen > link_header ? header->tp_snaplen - link_header : 0;
         if (parse(ip, length, &packet)) {
             if (capture->count == capture->capacity) {
                 size_t capacity = capture->capacity ? capture->capacity * 2 : 4096;

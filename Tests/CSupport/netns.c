@@ -157,7 +157,7 @@ static int attach_pass(void *context) {
         struct ifinfomsg info;
         char attributes[64];
     } request = {
-        .header = {.nlmsg_len = NLMSG_LENGTH(sizeof(struct ifinfomsg)), .nlmsg_type = RTM_SETLINK, .nlmsg_flags = NLM_F_REQUEST | NLM_F_ACK},
+        .header = {NLMSG_LENGTH(sizeof(struct ifinfomsg)), RTM_SETLINK, NLM_F_REQUEST | NLM_F_ACK, 0, 0},
         .info = {.ifi_family = AF_UNSPEC, .ifi_index = (int)index},
     };
     struct rtattr *nest = append(&request.header, IFLA_XDP | NLA_F_NESTED, NULL, 0);

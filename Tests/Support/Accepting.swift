@@ -1,4 +1,4 @@
-// Waiting for a server without a process per attempt: a socket made inside the namespace tries to connect.
+// TCP sockets of a lab's machines in the test process itself: made inside the namespace, used from here.
 
 internal import CSupport
 internal import Glibc
@@ -15,39 +15,63 @@ extension Lab {
 
     /// A connected TCP socket of the machine `host` in this process. The caller closes it.
     public func connect(from host: Host, to address: String, _ port: UInt16) throws(LabError) -> Int32 {
-        var storage = sockaddr_storage()
-        let family: Int32
-        let length: Int
-        if address.contains(":") {
-            family = AF_INET6
-            length = MemoryLayout<sockaddr_in6>.size
-            withUnsafeMutableBytes(of: &storage) { bytes in
-                bytes.withMemoryRebound(to: sockaddr_in6.self) { socket in
-                    socket[0].sin6_family = sa_family_t(AF_INET6)
-                    socket[0].sin6_port = port.bigEndian
-                    _ = inet_pton(AF_INET6, address, &socket[0].sin6_addr)
-                }
-            }
-        } else {
-            family = AF_INET
-            length = MemoryLayout<sockaddr_in>.size
-            withUnsafeMutableBytes(of: &storage) { bytes in
-                bytes.withMemoryRebound(to: sockaddr_in.self) { socket in
-                    socket[0].sin_family = sa_family_t(AF_INET)
-                    socket[0].sin_port = port.bigEndian
-                    _ = inet_pton(AF_INET, address, &socket[0].sin_addr)
-                }
-            }
+        try socket(on: host, address, port, "connect to") { Glibc.connect($0, $1, $2) }
+    }
+
+    /// A listening TCP socket of the machine `host` in this process. The caller closes it.
+    public func listen(on host: Host, _ address: String, _ port: UInt16) throws(LabError) -> Int32 {
+        try socket(on: host, address, port, "listen on") { fd, address, length in
+            var on: Int32 = 1
+            setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, socklen_t(MemoryLayout<Int32>.size))
+            return bind(fd, address, length) == 0 ? Glibc.listen(fd, 128) : -1
         }
+    }
+
+    /// The next connection of a listening socket. The caller closes it.
+    public static func accept(_ listener: Int32, timeout: Duration = .seconds(5)) throws(LabError) -> Int32 {
+        var waiting = pollfd(fd: listener, events: Int16(POLLIN), revents: 0)
+        guard poll(&waiting, 1, Int32(timeout / .milliseconds(1))) == 1 else { throw LabError("nobody connected") }
+        let fd = Glibc.accept(listener, nil, nil)
+        guard fd >= 0 else { throw .errno("cannot accept", errno) }
+        _ = fcntl(fd, F_SETFD, FD_CLOEXEC)
+        return fd
+    }
+
+    /// How many bytes the application has written to and read from an accepted connection since it began, by the kernel's counters.
+    public static func position(_ fd: Int32) throws(LabError) -> (written: UInt64, read: UInt64) {
+        var written: UInt64 = 0
+        var read: UInt64 = 0
+        let result = csupport_tcp_position(fd, &written, &read)
+        guard result == 0 else { throw .errno("cannot read the position of descriptor \(fd)", result) }
+        return (written, read)
+    }
+
+    /// Makes a socket in the namespace and gives it with the address to `use`, which returns 0 when it worked.
+    private func socket(
+        on host: Host, _ address: String, _ port: UInt16, _ what: String,
+        _ use: (Int32, UnsafePointer<sockaddr>, socklen_t) -> Int32
+    ) throws(LabError) -> Int32 {
+        let family = address.contains(":") ? AF_INET6 : AF_INET
         let fd = csupport_socket_in(handle(host), family, Int32(SOCK_STREAM.rawValue), 0)
         guard fd >= 0 else { throw .errno("cannot make a socket on \(host.rawValue)", fd) }
-        let result = withUnsafePointer(to: &storage) { pointer in
-            pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { Glibc.connect(fd, $0, socklen_t(length)) }
+        let result: Int32
+        if family == AF_INET6 {
+            var socket = sockaddr_in6()
+            socket.sin6_family = sa_family_t(AF_INET6)
+            socket.sin6_port = port.bigEndian
+            inet_pton(AF_INET6, address, &socket.sin6_addr)
+            result = withUnsafeBytes(of: &socket) { use(fd, $0.assumingMemoryBound(to: sockaddr.self).baseAddress!, socklen_t($0.count)) }
+        } else {
+            var socket = sockaddr_in()
+            socket.sin_family = sa_family_t(AF_INET)
+            socket.sin_port = port.bigEndian
+            inet_pton(AF_INET, address, &socket.sin_addr)
+            result = withUnsafeBytes(of: &socket) { use(fd, $0.assumingMemoryBound(to: sockaddr.self).baseAddress!, socklen_t($0.count)) }
         }
         guard result == 0 else {
             let error = errno
             close(fd)
-            throw .errno("cannot connect from \(host.rawValue) to \(address) port \(port)", error)
+            throw .errno("\(host.rawValue) cannot \(what) \(address) port \(port)", error)
         }
         return fd
     }

@@ -15,12 +15,15 @@ extension Lab {
             guard result >= 0 else { throw .errno("cannot write the settings of \(namespace(host))", result) }
         }
         try Lab.ip(namespace(.router), routerLines)
+        // Without it a packet that steering holds at the router's ingress is still the client's own buffer, and the client's TCP waits for it
+        // instead of retransmitting, which no real network would make it do. (Behind the router's IP layer the kernel has let go of it anyway.)
+        // The client also loses its segmentation offload to it, so the wire carries packets of at most 1500 bytes.
         let wire = csupport_attach_xdp_pass(handle(.router), link(.router))
         guard wire == 0 else { throw .errno("cannot attach the wire program to the router", wire) }
         try Lab.ip(namespace(.client), lines(of: .client, gateway: ["10.78.0.1", "fd78::1"]))
         for host in [Host.a, .b] {
-            let service = Family.allCases.map { "address add \(serviceAddress($0)) dev lo" }
-            try Lab.ip(namespace(host), service + lines(of: host, gateway: ["10.77.0.1", "fd77::1"]))
+            let service = ["address add \(serviceAddress(.ipv4)) dev lo", "address add \(serviceAddress(.ipv6)) dev lo nodad"]
+            try Lab.ip(namespace(host), lines(of: host, gateway: ["10.77.0.1", "fd77::1"]) + service)
         }
     }
 

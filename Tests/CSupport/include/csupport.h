@@ -29,7 +29,7 @@ int csupport_wait(pid_t pid, int timeout_ms, int *status);
 /// A pipe whose ends are both O_CLOEXEC.
 int csupport_pipe(int ends[2]);
 
-/// A stream or datagram socket made inside the namespace, usable from any thread.
+/// A stream, datagram or packet socket made inside the namespace, usable from any thread.
 int csupport_socket_in(int netns_fd, int family, int type, int protocol);
 
 /// What marks descriptor `fd` of process `pid` carries: the sum of the flags below, or 0. -ENOTSOCK: it is not a socket.
@@ -66,3 +66,6 @@ void csupport_capture_free(struct csupport_capture *capture);
 void csupport_content(uint64_t seed, uint64_t offset, void *out, size_t length);
 /// The offset of the first byte that differs from that content, or -1.
 int64_t csupport_content_mismatch(uint64_t seed, uint64_t offset, const void *bytes, size_t length);
+
+/// The bytes that the application on this end of an accepted, never moved, established connection has written and read since it began.
+int csupport_tcp_position(int fd, uint64_t *written, uint64_t *read);

@@ -41,8 +41,8 @@ int write_state(const struct options *options, const char *path);
 /// Reads such a file. 0 or -1.
 int read_state(struct options *options, const char *path);
 
-/// Serves the connections (and, for a server, accepts up to `options->connections` on `listener`, else -1) until all have ended or SIGTERM came.
-/// Returns 1 when it came to the end by itself.
+/// Serves the connections (and, for a server, accepts up to `options->connections` on `listener`, else -1) until all have ended or SIGTERM
+/// came. Returns 1 when it came to the end by itself.
 int serve(enum role role, const struct options *options, struct connection *connections, int count, int listener);
 
 /// Prints the result as one JSON document. Returns the exit status: 0 when every byte was right and nothing failed.

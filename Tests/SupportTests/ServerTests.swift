@@ -28,4 +28,16 @@ struct ServerTests {
         for server in servers { server.stop() }
         #expect(!lab.waitUntilAccepting(.a, lab.serviceAddress(.ipv4), 80, timeout: .milliseconds(20)))
     }
+
+    @Test func `ssh runs a command on b without questions`() throws {
+        let lab = try Lab()
+        defer { lab.down() }
+        let sshd = try Sshd(lab, on: .b)
+        let command = ["ssh", "-F", sshd.configPath, sshd.target, "cat; ip -br address show eth0"]
+        let output = try lab.run(in: .a, command, stdin: .text("sent\n"))
+        #expect(output.status == 0, "\(output.stderr)")
+        #expect(output.stdout.hasPrefix("sent\n"))
+        #expect(output.stdout.contains("10.77.0.12/24"))
+        #expect(output.stderr == "")
+    }
 }
