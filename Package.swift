@@ -23,7 +23,14 @@ var targets: [Target] = [
         dependencies: ["SCEngine", .product(name: "ArgumentParser", package: "swift-argument-parser")],
         swiftSettings: strict),
 
-    .target(name: "Support", dependencies: ["CProc"], path: "Tests/Support", swiftSettings: strict),
+    .target(name: "CSupport", path: "Tests/CSupport", cSettings: strictC),
+    .target(name: "Support", dependencies: ["CProc", "CSupport"], path: "Tests/Support", swiftSettings: strict),
+    .executableTarget(
+        name: "sc-stream", dependencies: ["CSupport"], path: "Tests/Programs/sc-stream", cSettings: strictC),
+    .executableTarget(
+        name: "sc-hold", dependencies: ["CSupport"], path: "Tests/Programs/sc-hold", cSettings: strictC),
+    .executableTarget(name: "sc-lab", dependencies: ["Support"], swiftSettings: strict),
+    .testTarget(name: "SupportTests", dependencies: ["Support"], swiftSettings: strict),
     .testTarget(name: "CProcTests", dependencies: ["CProc", "Support"], swiftSettings: strict),
     .testTarget(name: "SCImageTests", dependencies: ["SCImage"], swiftSettings: strict),
     .testTarget(name: "SCEngineTests", dependencies: ["SCEngine", "Support"], swiftSettings: strict),
