@@ -185,6 +185,9 @@ package final class HeldSocket {
         (isInRepair, isLocked, isLetGo) = (false, false, true)
     }
 
+    /// A second descriptor of the same socket.
+    package func duplicate() throws(CheckpointError) -> OwnedDescriptor { try descriptor.duplicate() }
+
     /// Leaves lock and repair mode in place beyond the life of this tool (`snapshot --take`).
     package func keepHeld() { (isInRepair, isLocked) = (false, false) }
 

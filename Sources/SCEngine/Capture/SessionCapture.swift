@@ -109,15 +109,23 @@ package final class SessionCapture {
         stopped.resume()
     }
 
-    /// The sessions are gone from the source; its servers see aborted clients.
-    package func letGo() throws(CheckpointError) {
+    /// Ends the connections here without a packet; the processes stay stopped.
+    package func releaseSockets() throws(CheckpointError) {
         var failure: CheckpointError?
         for socket in sockets {
             SessionRegistry.remove(socket.raw)
             do throws(CheckpointError) { try socket.letGo() } catch { failure = failure ?? error }
         }
-        stopped.resume()
         if let failure { throw failure }
+    }
+
+    /// The processes go on.
+    package func resume() { stopped.resume() }
+
+    /// The sessions are gone from the source; its servers see aborted clients.
+    package func letGo() throws(CheckpointError) {
+        defer { stopped.resume() }
+        try releaseSockets()
     }
 
     /// Leaves everything held beyond the life of this tool; returns the processes that stay stopped.

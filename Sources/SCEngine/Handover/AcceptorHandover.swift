@@ -6,7 +6,7 @@ import SCImage
 
 /// The conversation (`AcceptorMessages.swift`): offer, accept or decline; then each session with its descriptors, still silent; ready; go.
 /// A receiver that declines, dies or says nothing until the deadline leaves the sessions where they are.
-package final class AcceptorHandover: Handover {
+package final class AcceptorHandover: HandoverDriver {
     private let path: String
     private let namespace: NetworkNamespace
     private let fresh: FreshSockets
@@ -121,12 +121,5 @@ package final class AcceptorHandover: Handover {
             throw CheckpointError(
                 "the acceptor at \(path) declined \(moment)", why: reason, errno: ECONNREFUSED, advice: "The session stays where it was")
         }
-    }
-}
-
-extension SessionID: CustomStringConvertible {
-    /// 32 hexadecimal digits.
-    package var description: String {
-        [high, low].map { half in (0..<8).map { hexadecimal(UInt8(truncatingIfNeeded: half >> (56 - 8 * $0))) }.joined() }.joined()
     }
 }

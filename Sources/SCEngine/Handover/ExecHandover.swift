@@ -7,7 +7,7 @@ import SCImage
 /// The command finds the channels as descriptors 3, 4, …, and in its environment LISTEN_FDS, LISTEN_FDNAMES and LISTEN_PID (sd_listen_fds(3)),
 /// SC_STATE_FILE (the application state) and SC_CHANNEL_WRITTEN and SC_CHANNEL_READ (for each channel, the bytes that the application has written and
 /// read since the connection began, separated by commas).
-package final class ExecHandover: Handover {
+package final class ExecHandover: HandoverDriver {
     /// How the command is started.
     package enum Mode: Sendable {
         /// In the place of this process: the terminal, the pid and the exit status become its own.

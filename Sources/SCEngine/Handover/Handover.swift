@@ -2,32 +2,21 @@
 
 import SCImage
 
-/// Who gets the restored channels.
-package enum HandoverChoice: Sendable, Equatable {
-    /// A new process, which finds them as `LISTEN_FDS`.
-    case exec([String])
-    /// An acceptor's Unix socket, by SCM_RIGHTS.
-    case into(String)
-    /// An unmodified server, in place; the adapter's name.
-    case onto(pid: Int32, adapter: String)
-}
-
 /// What is known of a session while it still runs at the source.
 package struct SessionOffer: Sendable, Equatable {
     package var flow: Flow
-    package var isIPv6Socket: Bool
     package var adapter: AdapterState?
     package var stateBytes: Int
 
-    package init(flow: Flow, isIPv6Socket: Bool = false, adapter: AdapterState? = nil, stateBytes: Int = 0) {
-        (self.flow, self.isIPv6Socket, self.adapter, self.stateBytes) = (flow, isIPv6Socket, adapter, stateBytes)
+    package init(flow: Flow, adapter: AdapterState? = nil, stateBytes: Int = 0) {
+        (self.flow, self.adapter, self.stateBytes) = (flow, adapter, stateBytes)
     }
 }
 
 /// The receiving end of a move. The calls come in this order, each once, `rebuild` once for every session; `discard` instead of any later one.
 ///
 /// Up to `activate` nothing reaches the client and everything can be undone; what can fail is made to fail before it.
-package protocol Handover: AnyObject {
+package protocol HandoverDriver: AnyObject {
     /// The sessions still run elsewhere: refuse here what would fail later, and ask the receiving process.
     func prepare(_ offers: [SessionOffer]) throws(CheckpointError)
     /// Builds the session, silent.

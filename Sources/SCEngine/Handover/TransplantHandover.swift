@@ -6,7 +6,7 @@ import SCImage
 
 /// In-place transplant. The server accepts an ordinary connection (the prelude), which the adapter drives into the session's state; then the server is
 /// stopped for a fraction of a millisecond, what it wrote beyond the state is kept as surplus, and its socket is turned into the migrated connection.
-package final class TransplantHandover: Handover {
+package final class TransplantHandover: HandoverDriver {
     private struct Guest {
         let offer: SessionOffer
         let prelude: Prelude

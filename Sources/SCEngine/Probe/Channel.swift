@@ -51,15 +51,7 @@ extension TCPState {
     }
 }
 
-extension IPAddress: CustomStringConvertible {
-    /// Dotted quad, or the IPv6 text of RFC 5952 (by inet_ntop(3)).
-    package var description: String {
-        var endpoint = SocketAddress(self, port: 0).endpoint
-        var text = [CChar](repeating: 0, count: 64)
-        _ = withUnsafePointer(to: &endpoint.address) { inet_ntop(Int32(endpoint.family), $0, &text, socklen_t(text.count)) }
-        return String(decoding: text.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
-    }
-
+extension IPAddress {
     /// Parses an address as inet_pton(3) does; nil when it is none.
     package init?(_ text: some StringProtocol) {
         var bytes = [UInt8](repeating: 0, count: 16)
@@ -73,10 +65,7 @@ extension IPAddress: CustomStringConvertible {
     }
 }
 
-extension SocketAddress: CustomStringConvertible {
-    /// `192.0.2.1:80`, `[2001:db8::1]:80`.
-    package var description: String { address.isIPv6 ? "[\(address)]:\(port)" : "\(address):\(port)" }
-
+extension SocketAddress {
     /// The address as the C layer takes it.
     package var endpoint: cproc_endpoint {
         var endpoint = cproc_endpoint()

@@ -1,23 +1,17 @@
-// A TCP flow as packets on the wire show it.
+// A TCP flow as packets on the wire show it, in the words of steering: the client's end and the service's.
 
 import CProc
 import SCImage
 
-/// The 4-tuple of one connection, IPv4-mapped addresses unmapped.
-package struct Flow: Hashable, Sendable, CustomStringConvertible {
-    package let client: SocketAddress
-    package let service: SocketAddress
-
-    package init(client: SocketAddress, service: SocketAddress) {
-        self.client = client.onWire
-        self.service = service.onWire
-    }
+extension Flow {
+    /// The flow of a connection; IPv4-mapped addresses become IPv4.
+    package init(client: SocketAddress, service: SocketAddress) { self.init(local: service.onWire, peer: client.onWire) }
 
     package init(_ channel: TCPChannel) { self.init(client: channel.peer, service: channel.local) }
 
+    package var client: SocketAddress { peer }
+    package var service: SocketAddress { local }
     package var isIPv6: Bool { client.address.isIPv6 }
-
-    package var description: String { "\(client) -> \(service)" }
 
     /// A change of one element of the set or map `name` (`hold`, `mute`, …; the family's digit is added).
     func change(_ name: String, add: Bool, nextHop: IPAddress? = nil) -> cproc_nft_change {
@@ -33,4 +27,8 @@ package struct Flow: Hashable, Sendable, CustomStringConvertible {
         }
         return change
     }
+}
+
+extension Flow: CustomStringConvertible {
+    package var description: String { "\(client) -> \(service)" }
 }

@@ -16,10 +16,16 @@ package final class LinkHold {
     private let nextHop: IPAddress?
     private var present: Set<String> = []
     private var isFlushed = false
+    /// Where an earlier move has sent the flows.
+    private var formerHop: IPAddress?
 
     /// Loads rules and devices into the namespace, where they are not there yet. `nextHop` is the target's address on the link.
     /// Nothing happens to any packet before `freeze`.
-    package init(in namespace: NetworkNamespace, flows: [Flow], nextHop: IPAddress?) throws(CheckpointError) {
+    ///
+    /// `egressOfExisting`: use the table that an earlier move has left for these flows, whichever device it sends them to.
+    package init(
+        in namespace: NetworkNamespace, flows: [Flow], nextHop: IPAddress?, egressOfExisting: Bool = false
+    ) throws(CheckpointError) {
         self.namespace = namespace
         self.flows = flows
         self.nextHop = nextHop
@@ -28,11 +34,24 @@ package final class LinkHold {
             try namespace.run { () throws(CheckpointError) in try check(cproc_nft_open(), "cannot talk to nf_tables") })
         let route = OwnedDescriptor(
             try namespace.run { () throws(CheckpointError) in try check(cproc_rtnl_open(), "cannot talk to rtnetlink") })
-        rules = try Self.devices(for: flows, nextHop: nextHop, in: namespace, route: route.raw)
+        var rules = try Self.devices(for: flows, nextHop: nextHop, in: namespace, route: route.raw)
+        if egressOfExisting, let table = try Self.tables(in: namespace).first(where: { $0.hasPrefix("sc_checkpoint_\(rules.ingress)_") }) {
+            rules = LinkRules(ingress: rules.ingress, egress: String(table.dropFirst("sc_checkpoint_\(rules.ingress)_".count)))
+        }
+        self.rules = rules
         self.route = route
         holdIndex = try Self.load(rules, in: namespace)
         if let nextHop { Self.resolve(nextHop, in: namespace) }
     }
+
+    /// The names of this tool's tables in the namespace.
+    private static func tables(in namespace: NetworkNamespace) throws(CheckpointError) -> [String] {
+        try runCommand(["nft", "list", "tables"], in: namespace).output.split(separator: "\n")
+            .filter { $0.hasPrefix("table netdev sc_checkpoint_") }.map { String($0.dropFirst("table netdev ".count)) }
+    }
+
+    /// An earlier move has left its rules in the namespace.
+    package static func isInUse(in namespace: NetworkNamespace) -> Bool { ((try? tables(in: namespace)) ?? []).isEmpty == false }
 
     private static func devices(
         for flows: [Flow], nextHop: IPAddress?, in namespace: NetworkNamespace, route: Int32
@@ -114,8 +133,25 @@ package final class LinkHold {
         let found = flows.allSatisfy {
             text.contains("\($0.client.address) . \($0.client.port) . \($0.service.address) . \($0.service.port) ")
         }
-        if found { present = ["mute", "hold", "fwd", "relay"] }
+        if found {
+            present = ["mute", "hold", "fwd", "relay"]
+            formerHop = Self.hop(in: text)
+        }
         return found
+    }
+
+    /// The first next hop in the text of a map: `a . p . b . q : HOP`.
+    private static func hop(in text: String) -> IPAddress? {
+        guard let start = text.range(of: "elements = {"), let colon = text[start.upperBound...].range(of: " : ") else { return nil }
+        return IPAddress(text[colon.upperBound...].prefix { !" ,\n}".contains($0) })
+    }
+
+    /// Passes the flows on again as before `retake`, what was parked meanwhile first.
+    package func resumeForwarding() {
+        try? apply(add: ["relay"])
+        flush()
+        try? apply(add: ["fwd"])
+        settle()
     }
 
     /// Sends everything parked on its way, in order; later arrivals pass without a stop until `settle`.
@@ -166,7 +202,7 @@ package final class LinkHold {
         let removed = remove.filter { present.contains($0) }
         var changes: [cproc_nft_change] = []
         for flow in flows {
-            changes += added.map { flow.change($0, add: true, nextHop: $0 == "fwd" || $0 == "relay" ? nextHop : nil) }
+            changes += added.map { flow.change($0, add: true, nextHop: $0 == "fwd" || $0 == "relay" ? nextHop ?? formerHop : nil) }
             changes += removed.map { flow.change($0, add: false) }
         }
         guard !changes.isEmpty else { return }

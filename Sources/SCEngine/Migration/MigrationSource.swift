@@ -1,0 +1,248 @@
+// The source's half of a migration: one transaction over any number of sessions of one process.
+
+import CProc
+import Glibc
+import SCImage
+
+/// What the user asked for.
+package struct MigrationRequest: Sendable {
+    package var target: TargetAddress
+    package var handover: Handover
+    package var steering: SteeringChoice = .nftForward
+    /// The target's address on the link, when it cannot be told from its answer.
+    package var via: IPAddress?
+    package var adapterOptions: [String: String] = [:]
+    package var state: [UInt8] = []
+    /// Milliseconds that the target may be silent.
+    package var deadline = 10_000
+    package var dryRun = false
+    package var shell = ["ssh"]
+    package var program = "sc-checkpoint"
+
+    package init(target: TargetAddress, handover: Handover) { (self.target, self.handover) = (target, handover) }
+}
+
+/// What became of it.
+package struct MigrationResult: Sendable {
+    package var migrated: [Flow]
+    package var refused: [(flow: Flow, reason: String)]
+    /// From the moment the first packet was held to the moment the last held packet was let go, in nanoseconds.
+    package var blackout: UInt64
+    package var timeline: Timeline
+    package var stateBytes: Int
+    /// The target's name, and the process that has the sessions now.
+    package var host: String
+    package var warnings: [String] = []
+}
+
+/// Moves the sessions. On any error before the decision the sessions go on at the source and nothing is left behind.
+package final class MigrationSource {
+    private let request: MigrationRequest
+    private let selection: (chosen: [SelectedSession], refused: [SelectedSession])
+    private var timeline = Timeline()
+    private let progress: (Stage) -> Void
+
+    package init(
+        _ request: MigrationRequest, of root: TargetProcess, _ filter: SessionFilter, progress: @escaping (Stage) -> Void = { _ in }
+    ) throws(CheckpointError) {
+        self.request = request
+        self.progress = progress
+        selection = try selectSessions(of: root, filter)
+        if !request.state.isEmpty, selection.chosen.count != 1 {
+            throw CheckpointError(
+                "--state belongs to one session", why: "\(selection.chosen.count) are selected", errno: EINVAL, advice: "Name one with --peer or --fd",
+                outcome: .usage)
+        }
+    }
+
+    private func stage<Value>(_ stage: Stage, _ body: () throws(CheckpointError) -> Value) throws(CheckpointError) -> Value {
+        progress(stage)
+        return try timeline.run(stage, body)
+    }
+
+    package func run() throws(CheckpointError) -> MigrationResult {
+        let capture = try SessionCapture(selection.chosen)
+        let adapter = try chosenAdapter()
+        let adapterStates = try learn(capture, adapter)
+        let link = try PeerLink.open(request.target, shell: request.shell, program: request.program, timeout: request.deadline)
+        let answer = try stage(.offer) { () throws(CheckpointError) in try offer(capture, adapterStates, over: link) }
+        var result = MigrationResult(
+            migrated: capture.flows, refused: selection.refused.map { (Flow(client: $0.channel.peerAddress ?? $0.channel.localAddress!, service: $0.channel.localAddress!), $0.channel.reason ?? "") },
+            blackout: 0, timeline: timeline, stateBytes: request.state.count, host: answer.host)
+        if request.dryRun {
+            result.migrated = []
+            return result
+        }
+        do throws(CheckpointError) {
+            try move(capture, adapter, adapterStates, answer, link)
+        } catch {
+            link.sendFailure(error)
+            throw error
+        }
+        result.timeline = timeline
+        result.blackout = timeline.span(.park, .release)
+        return result
+    }
+
+    private func chosenAdapter() throws(CheckpointError) -> (any Adapter)? {
+        guard case .onto(_, let name, _) = request.handover else { return nil }
+        return try SCEngine.adapter(named: name)
+    }
+
+    private func learn(_ capture: SessionCapture, _ adapter: (any Adapter)?) throws(CheckpointError) -> [AdapterState] {
+        guard let adapter else { return [] }
+        var states: [AdapterState] = []
+        for (index, session) in capture.selected.enumerated() {
+            states.append(
+                try adapter.learn(
+                    session, socket: capture.sockets[index], known: capture.knownAdapter(of: index), options: request.adapterOptions))
+        }
+        return states
+    }
+
+    private func offer(_ capture: SessionCapture, _ states: [AdapterState], over link: PeerLink) throws(CheckpointError) -> Answer {
+        var offer = Offer()
+        offer.tool = "sc-checkpoint \(toolVersion)"
+        offer.host = hostName()
+        offer.flows = capture.flows
+        offer.steering = request.steering.name
+        offer.namespace = NamespaceIdentity(capture.namespace)
+        offer.handover = request.handover
+        if case .onto(let pid, let adapter, let options) = request.handover {
+            offer.handover = .onto(
+                pid: pid, adapter: adapter, options: options + states.map { "state=\($0.bytes.map(hexadecimal).joined())" })
+        }
+        offer.queueBytes = UInt64(selection.chosen.reduce(0) { $0 + $1.channel.receiveQueue + $1.channel.sendQueue })
+        offer.stateBytes = UInt64(request.state.count)
+        offer.deadlineMilliseconds = UInt32(clamping: request.deadline)
+        offer.dryRun = request.dryRun
+        try link.send(.offer(offer))
+        guard case .answer(let answer) = try link.receive() else {
+            throw CheckpointError("\(request.target.description) lost its place in the conversation", why: "an answer was expected", errno: EPROTO)
+        }
+        guard answer.accepted else {
+            let reason = answer.reasons.first ?? Reason(what: "the offer was refused", why: "no reason was given")
+            throw CheckpointError(reason.what, why: reason.why, errno: reason.errno, advice: reason.advice)
+        }
+        return answer
+    }
+
+    private func move(
+        _ capture: SessionCapture, _ adapter: (any Adapter)?, _ states: [AdapterState], _ answer: Answer, _ link: PeerLink
+    ) throws(CheckpointError) {
+        let addresses = request.via.map { [$0] } ?? answer.addresses.map(\.address)
+        let steering = try stage(.prepare) { () throws(CheckpointError) in
+            try Steering(
+                request.steering, flows: capture.flows, in: capture.namespace, targetAddresses: addresses, targetName: answer.host,
+                isReturning: answer.isReturning, isSameNamespace: answer.isSameNamespace)
+        }
+        // The transaction is not to be torn by a Ctrl-C in its middle.
+        let signals = BlockedSignals()
+        defer { signals.restore() }
+        var local: LocalReturn?
+        do throws(CheckpointError) {
+            try stage(.park) { () throws(CheckpointError) in try capture.stop() }
+            try stage(.freeze) { () throws(CheckpointError) in
+                if answer.isReturning {
+                    // The target passes these flows on to us: it parks them first, and what is already on its way still arrives here.
+                    try link.report(.freeze)
+                    try link.expect(.freeze)
+                    pause(microseconds: 200)
+                }
+                try steering.freeze()
+            }
+            let sessions = try stage(.capture) { () throws(CheckpointError) in try capturedSessions(capture, adapter, states) }
+            // Two sockets of one namespace cannot hold the same 4-tuple, so the source lets go first and could still take back.
+            if answer.isSameNamespace { local = try LocalReturn(capture, sessions) }
+            try stage(.transfer) { () throws(CheckpointError) in
+                for session in sessions { try link.send(.session(session)) }
+                try link.report(.transfer)
+            }
+            try stage(.rebuild) { () throws(CheckpointError) in try link.expect(.rebuild) }
+            try stage(.consent) { () throws(CheckpointError) in try link.expect(.consent) }
+        } catch {
+            local?.takeBack()
+            steering.rollBack()
+            capture.giveBack()
+            throw error
+        }
+        try commit(capture, steering, link, isLetGo: local != nil)
+    }
+
+    private func capturedSessions(
+        _ capture: SessionCapture, _ adapter: (any Adapter)?, _ states: [AdapterState]
+    ) throws(CheckpointError) -> [Session] {
+        var sessions: [Session] = []
+        for (index, channel) in try capture.capture().enumerated() {
+            let state = try adapter?.fix(states[index], channel: channel)
+            sessions.append(Session(id: capture.id(of: index), channels: [channel], state: request.state, adapter: state))
+        }
+        return sessions
+    }
+
+    /// After the decision there is no way back: what fails here ends a session loudly and is told as such.
+    private func commit(_ capture: SessionCapture, _ steering: Steering, _ link: PeerLink, isLetGo: Bool) throws(CheckpointError) {
+        var failure: CheckpointError?
+        func attempt(_ stage: Stage, _ body: () throws(CheckpointError) -> Void) {
+            do throws(CheckpointError) { try self.stage(stage, body) } catch { failure = failure ?? error }
+        }
+        attempt(.decide) { () throws(CheckpointError) in try link.report(.decide) }
+        attempt(.steer) { () throws(CheckpointError) in try steering.steer() }
+        attempt(.activate) { () throws(CheckpointError) in try link.expect(.activate) }
+        attempt(.release) { () throws(CheckpointError) in
+            try steering.release()
+            if !isLetGo { try capture.letGo() } else { capture.resume() }
+        }
+        steering.finish()
+        if var failure {
+            failure.what = "the sessions belong to \(request.target.description) now, but it is not known that they live: \(failure.what)"
+            failure.outcome = .needsRecovery
+            throw failure
+        }
+    }
+}
+
+/// A session that was let go for a target in its own namespace, and how to put it back into its socket.
+private final class LocalReturn {
+    private let capture: SessionCapture
+    private let sessions: [Session]
+
+    init(_ capture: SessionCapture, _ sessions: [Session]) throws(CheckpointError) {
+        (self.capture, self.sessions) = (capture, sessions)
+        try capture.releaseSockets()
+    }
+
+    func takeBack() {
+        for (socket, session) in zip(capture.sockets, sessions) {
+            guard let copy = try? socket.duplicate() else { continue }
+            let restored = try? RestoredSocket(session.channels[0], onto: copy, in: capture.namespace, isInPlace: true)
+            try? restored?.activate()
+        }
+    }
+}
+
+/// SIGINT, SIGTERM and SIGHUP wait until the transaction is over.
+final class BlockedSignals {
+    private var former = sigset_t()
+
+    init() {
+        var set = sigset_t()
+        sigemptyset(&set)
+        for signal in [SIGINT, SIGTERM, SIGHUP] { sigaddset(&set, signal) }
+        pthread_sigmask(SIG_BLOCK, &set, &former)
+    }
+
+    func restore() { pthread_sigmask(SIG_SETMASK, &former, nil) }
+}
+
+extension NamespaceIdentity {
+    /// The namespace's identity on this boot of this host.
+    init(_ namespace: NetworkNamespace) {
+        let (device, inode) = namespace.identity
+        let text = readText("/proc/sys/kernel/random/boot_id") ?? ""
+        self.init(device: device, inode: inode, bootID: bytes(hexadecimal: text.filter(\.isHexDigit)) ?? [])
+    }
+}
+
+/// The program's version, apart from that of the image format.
+package let toolVersion = "0.1.0"

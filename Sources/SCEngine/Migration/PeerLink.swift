@@ -1,0 +1,177 @@
+// The conversation of the two ends of a migration: messages over a pair of descriptors, a local socket, or the system's ssh.
+//
+//   source                                   target
+//   offer ─────────────────────────────────> checks, asks the acceptor
+//        <───────────────────────────────── answer
+//   report(freeze) ────────────────────────> parks what it passes on today (only when asked: a session that returns)
+//        <───────────────────────────────── report(freeze)
+//   sessions, report(transfer) ────────────> rebuilds
+//        <───────────────────────────────── report(rebuild, consent)
+//   report(decide) ────────────────────────> activates, delivers
+//        <───────────────────────────────── report(activate)
+//   failure, either way, at any time before decide: the session stays at the source
+
+import CProc
+import Glibc
+import SCImage
+
+/// Where a migration goes: `[user@]HOST` over ssh, or `unix:PATH`.
+package enum TargetAddress: Sendable, Equatable {
+    case ssh(String)
+    case unix(String)
+
+    /// nil when the text is neither, or could be taken for an option by ssh.
+    package init?(_ text: String) {
+        if text.hasPrefix("unix:") {
+            guard text.count > 5 else { return nil }
+            self = .unix(String(text.dropFirst(5)))
+        } else {
+            guard !text.isEmpty, !text.hasPrefix("-"), !text.contains("/"), !text.contains(" ") else { return nil }
+            self = .ssh(text)
+        }
+    }
+
+    package var description: String {
+        switch self {
+        case .ssh(let host): host
+        case .unix(let path): "unix:\(path)"
+        }
+    }
+}
+
+/// One end of the conversation.
+package final class PeerLink {
+    private let input: SharedDescriptor
+    private let output: SharedDescriptor
+    private var writer: WireWriter<DescriptorSink>
+    private var reader: WireReader<DescriptorSource>
+    private let peer: String
+    private var child: Int32 = 0
+
+    /// Says hello and waits for the peer's.
+    package init(input: SharedDescriptor, output: SharedDescriptor, peer: String, timeout: Int) throws(CheckpointError) {
+        self.input = input
+        self.output = output
+        self.peer = peer
+        Self.setTimeout(input.raw, timeout)
+        do throws(ImageError) {
+            writer = try WireWriter(DescriptorSink(output.raw, operation: "sending to \(peer)"))
+            reader = try WireReader(DescriptorSource(input.raw, operation: "receiving from \(peer)"))
+        } catch {
+            throw Self.translate(error, peer)
+        }
+    }
+
+    /// Opens the conversation with a target. `shell` is the remote shell command (`ssh`), `program` the tool's name on the target.
+    package static func open(
+        _ target: TargetAddress, shell: [String], program: String, timeout: Int
+    ) throws(CheckpointError) -> PeerLink {
+        switch target {
+        case .unix(let path):
+            let raw = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
+            let connection = SharedDescriptor(try check(raw < 0 ? -errno : raw, "cannot make a Unix socket"))
+            guard connectUnix(raw, path) else {
+                throw CheckpointError(
+                    "cannot reach the receiver at unix:\(path)", result: Int(-errno), advice: "Start it there: sc-checkpoint receive --listen \(path)")
+            }
+            return try PeerLink(input: connection, output: connection, peer: target.description, timeout: timeout)
+        case .ssh(let host):
+            var pair: [Int32] = [-1, -1]
+            guard socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0, &pair) == 0 else {
+                throw CheckpointError("cannot make a socket pair", result: Int(-errno))
+            }
+            let own = SharedDescriptor(pair[0])
+            // ssh's own messages (a refused key, an unknown host) belong on this terminal. The child's end is closed here, so that its end is seen.
+            let started = Result { () throws(CheckpointError) in
+                try spawn(
+                    shell + [host, program, "receive"], environment: nil, in: nil, standard: (pair[1], pair[1], 2), passing: [], listenPID: false)
+            }
+            close(pair[1])
+            let child = try started.get()
+            do throws(CheckpointError) {
+                let link = try PeerLink(input: own, output: own, peer: host, timeout: timeout)
+                link.child = child
+                return link
+            } catch {
+                var status: Int32 = 0
+                let ended = waitpid(child, &status, WNOHANG) == child
+                let why = ended ? "\(shell[0]) ended with status \((status >> 8) & 0xff)" : error.why
+                if !ended { kill(child, SIGTERM) }
+                throw CheckpointError(
+                    "cannot reach \(host) by \(shell.joined(separator: " "))", why: why, errno: error.errno,
+                    advice: "Try it by hand: \(shell.joined(separator: " ")) \(host) \(program) --version")
+            }
+        }
+    }
+
+    deinit {
+        // Reaps ssh once it has seen the end of the stream.
+        guard child > 0 else { return }
+        shutdown(input.raw, Int32(SHUT_RDWR))
+        let deadline = Deadline(milliseconds: 2000)
+        var status: Int32 = 0
+        while waitpid(child, &status, WNOHANG) == 0 {
+            if deadline.hasPassed { kill(child, SIGTERM) }
+            pause(microseconds: 500)
+        }
+    }
+
+    package func send(_ message: WireMessage) throws(CheckpointError) {
+        do throws(ImageError) { try writer.write(message) } catch { throw Self.translate(error, peer) }
+    }
+
+    /// The next message. A failure that the peer tells of is thrown as its own words; the end of the stream is one as well.
+    package func receive() throws(CheckpointError) -> WireMessage {
+        let message: WireMessage?
+        do throws(ImageError) { message = try reader.next() } catch { throw Self.translate(error, peer) }
+        switch message {
+        case .failure(let failure):
+            throw CheckpointError(
+                failure.what, why: failure.why, errno: failure.errno, advice: failure.advice,
+                outcome: failure.needsRecover ? .needsRecovery : .unchanged)
+        case .some(let message): return message
+        case nil:
+            throw CheckpointError(
+                "\(peer) ended the conversation", why: "the connection was closed", errno: ECONNRESET, advice: "Look into its messages")
+        }
+    }
+
+    /// Says that stages are done, which is also the signal to go on.
+    package func report(_ stages: Stage...) throws(CheckpointError) {
+        let now = monotonicNanoseconds()
+        try send(.report(Report(stages: stages.map { Timing(stage: $0.rawValue, startNanoseconds: now, durationNanoseconds: 0) })))
+    }
+
+    /// Waits for the report that ends with `stage`.
+    package func expect(_ stage: Stage) throws(CheckpointError) {
+        guard case .report(let report) = try receive(), report.stages.last?.stage == stage.rawValue else {
+            throw CheckpointError("\(peer) lost its place in the conversation", why: "\(stage.rawValue) was expected", errno: EPROTO)
+        }
+    }
+
+    /// Tells the peer that this end gives up.
+    package func sendFailure(_ error: CheckpointError) {
+        try? send(
+            .failure(
+                Failure(what: error.what, why: error.why, advice: error.advice, errno: error.errno, needsRecover: error.outcome == .needsRecovery)))
+    }
+
+    /// From now on a silent peer is given up after so many milliseconds; 0 waits for ever.
+    package func setTimeout(_ milliseconds: Int) { Self.setTimeout(input.raw, milliseconds) }
+
+    /// A pipe has no SO_RCVTIMEO; there the end of ssh is the end of the wait.
+    private static func setTimeout(_ fd: Int32, _ milliseconds: Int) {
+        var time = timeval(tv_sec: milliseconds / 1000, tv_usec: milliseconds % 1000 * 1000)
+        _ = cproc_setsockopt(fd, SOL_SOCKET, 20 /* SO_RCVTIMEO */, &time, UInt32(MemoryLayout<timeval>.size))
+    }
+
+    private static func translate(_ error: ImageError, _ peer: String) -> CheckpointError {
+        switch error {
+        case .io(let number, _) where number == EAGAIN:
+            CheckpointError("\(peer) does not answer", why: "no reply within the deadline", errno: ETIMEDOUT, advice: "The session stays where it was")
+        case .io(let number, let operation): CheckpointError("\(operation) failed", result: Int(-number), advice: "The session stays where it was")
+        case .truncated: CheckpointError("\(peer) ended the conversation", why: "the connection was closed", errno: ECONNRESET)
+        default: CheckpointError("\(peer) does not speak this tool's protocol", why: error.description, errno: EPROTO, advice: "Is it the same version?")
+        }
+    }
+}
