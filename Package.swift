@@ -24,7 +24,7 @@ var targets: [Target] = [
         swiftSettings: strict),
 
     .target(name: "CSupport", path: "Tests/CSupport", cSettings: strictC),
-    .target(name: "Support", dependencies: ["CProc", "CSupport"], path: "Tests/Support", swiftSettings: strict),
+    .target(name: "Support", dependencies: ["CSupport"], path: "Tests/Support", swiftSettings: strict),
     .executableTarget(
         name: "sc-stream", dependencies: ["CSupport"], path: "Tests/Programs/sc-stream", cSettings: strictC),
     .executableTarget(

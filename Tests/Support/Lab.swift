@@ -121,8 +121,8 @@ public final class Lab: Sendable {
         guard result == 1 else { throw result < 0 ? .errno("cannot set \(path)", result) : LabError("there is no setting \(path)") }
     }
 
-    /// Runs lines of `ip -batch` in a namespace, or in the caller's own.
-    static func ip(_ namespace: String?, _ lines: [String]) throws(LabError) {
+    /// Runs lines of `ip -batch` in a namespace, or in the caller's own. `force` goes on after a line that fails.
+    static func ip(_ namespace: String?, _ lines: [String], force: Bool = false) throws(LabError) {
         let base = "/tmp/sc-lab-\(getpid())-\(UInt32.random(in: 0...UInt32.max))"
         defer { for end in [".in", ".err"] { unlink(base + end) } }
         try writeFile(base + ".in", lines.joined(separator: "\n") + "\n")
@@ -134,8 +134,8 @@ public final class Lab: Sendable {
         }
         let pid = try launch(
             Launch(
-                command: ["ip"] + (namespace.map { ["-n", $0] } ?? []) + ["-batch", "-"], standardInput: input,
-                standardError: errors))
+                command: ["ip"] + (namespace.map { ["-n", $0] } ?? []) + (force ? ["-force"] : []) + ["-batch", "-"],
+                standardInput: input, standardError: errors))
         var status: Int32 = 0
         guard csupport_wait(pid, 10_000, &status) == 1, status == 0 else {
             throw LabError("ip -batch in \(namespace ?? "this namespace"): \(readText(base + ".err")) (\(lines))")

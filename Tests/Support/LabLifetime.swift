@@ -45,7 +45,7 @@ extension Lab {
         let alive = { namespaces.flatMap { processes(in: $0) } }
         for pid in alive() { kill(pid, SIGKILL) }
         _ = eventually(within: .seconds(2)) { alive().isEmpty }
-        if !namespaces.isEmpty { try? ip(nil, namespaces.map { "netns delete \($0)" }) }
+        if !namespaces.isEmpty { try? ip(nil, namespaces.map { "netns delete \($0)" }, force: true) }
         removeTree("/tmp/\(prefix)")
         unlink("\(records)/\(prefix)")
     }

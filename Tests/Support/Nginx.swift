@@ -49,6 +49,8 @@ public final class Nginx: Sendable {
                 throw LabError("nginx on \(host.rawValue) does not accept: \(why)")
             }
         }
+        // The master listens before it has all its workers.
+        _ = eventually(within: .seconds(5)) { workerPIDs.count == options.workers }
     }
 
     /// The master process.

@@ -18,8 +18,8 @@ int csupport_read_sysctl(int netns_fd, const char *path, char *out, size_t capac
 /// every packet, so that the sending TCP no longer sees its own buffers waiting inside the receiver's queues.
 int csupport_attach_xdp_pass(int netns_fd, const char *link);
 
-/// Starts `argv[0]` (found by PATH) in the namespace, or in the caller's for -1, with copies of `fds[0..nfds)` as descriptors 0, 1, … (-1:
-/// /dev/null) and no others; signal mask empty, SIGPIPE at its default. Returns the pid.
+/// Starts `argv[0]` (found by PATH) in the namespace, or in the caller's for -1, with copies of `fds[0..nfds)` as descriptors 0, 1, …
+/// (-1: /dev/null) and no others; signal mask empty, SIGPIPE at its default. Returns the pid.
 pid_t csupport_spawn(const char *const argv[], const char *const envp[], int netns_fd, const int fds[], int nfds, int own_session);
 #define CSUPPORT_MAX_SPAWN_FDS 260
 
