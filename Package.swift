@@ -20,7 +20,7 @@ var targets: [Target] = [
     .target(name: "SCEngine", dependencies: ["CProc", "SCImage"], swiftSettings: strict),
     .executableTarget(
         name: "sc-checkpoint",
-        dependencies: ["SCEngine", .product(name: "ArgumentParser", package: "swift-argument-parser")],
+        dependencies: ["SCEngine", "SCImage", "CProc", .product(name: "ArgumentParser", package: "swift-argument-parser")],
         swiftSettings: strict),
 
     .target(name: "CSupport", path: "Tests/CSupport", cSettings: strictC),

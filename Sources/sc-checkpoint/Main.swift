@@ -1,2 +1,45 @@
+// The command: finds the verb, runs it, and turns what went wrong into one line and an exit status.
+
 import ArgumentParser
-@main struct SCCheckpoint: ParsableCommand { static let configuration = CommandConfiguration(commandName: "sc-checkpoint") }
+import Glibc
+import SCEngine
+
+struct SCCheckpoint: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "sc-checkpoint",
+        abstract: "Moves one live session of a running server: its TCP connection and the state around it.",
+        discussion: """
+            EXAMPLE
+              sc-checkpoint inspect $(pidof nginx)
+              sc-checkpoint migrate $(pidof nginx) --peer 192.0.2.7:40112 --to root@hostb --onto 812 --adapter http
+
+            Exit status: 0 done; 1 refused or failed, nothing has changed; 2 wrong usage; 3 failed, and something is left to recover.
+            """,
+        version: toolVersion,
+        subcommands: [
+            Check.self, Inspect.self, Snapshot.self, Restore.self, Migrate.self, Release.self, Resume.self, Receive.self, Show.self, Verify.self,
+        ])
+}
+
+@main
+struct Main {
+    static func main() {
+        signal(SIGPIPE, SIG_IGN)
+        do {
+            var command = try SCCheckpoint.parseAsRoot()
+            try command.run()
+        } catch let error as CheckpointError {
+            Terminal.error(error.description)
+            exit(error.outcome.rawValue)
+        } catch {
+            // ArgumentParser's own: --help and --version are no failures; everything else is wrong usage.
+            let isFailure = SCCheckpoint.exitCode(for: error) != .success
+            let text = SCCheckpoint.fullMessage(for: error)
+            if isFailure {
+                Terminal.write(text + "\n", to: 2)
+                exit(CheckpointError.Outcome.usage.rawValue)
+            }
+            Terminal.write(text + "\n", to: 1)
+        }
+    }
+}

@@ -119,6 +119,9 @@ package final class SessionCapture {
         if let failure { throw failure }
     }
 
+    /// The processes that this capture has stopped.
+    package var stoppedByUs: [TargetProcess] { stopped.processes }
+
     /// The processes go on.
     package func resume() { stopped.resume() }
 

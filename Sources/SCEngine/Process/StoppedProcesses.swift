@@ -38,11 +38,14 @@ package final class StoppedProcesses {
         stopped = []
     }
 
+    /// Those that were running before.
+    package var processes: [TargetProcess] { stopped.filter { !$0.wasStopped }.map(\.process) }
+
     /// Leaves the processes stopped beyond the life of this tool (`snapshot --take`); returns those this tool stopped.
     package func keepStopped() -> [TargetProcess] {
         for entry in stopped { disarm(entry.guardPipe) }
         defer { stopped = [] }
-        return stopped.filter { !$0.wasStopped }.map(\.process)
+        return processes
     }
 
     private func disarm(_ pipe: Int32) {

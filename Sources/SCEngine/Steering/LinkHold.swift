@@ -142,8 +142,10 @@ package final class LinkHold {
 
     /// The first next hop in the text of a map: `a . p . b . q : HOP`.
     private static func hop(in text: String) -> IPAddress? {
-        guard let start = text.range(of: "elements = {"), let colon = text[start.upperBound...].range(of: " : ") else { return nil }
-        return IPAddress(text[colon.upperBound...].prefix { !" ,\n}".contains($0) })
+        // The types of the map stand before its elements and have a " : " of their own; nft prints no address there.
+        let words = text.split { " ,\n{}".contains($0) }
+        let hops = zip(words, words.dropFirst()).filter { $0.0 == ":" }.compactMap { IPAddress($0.1) }
+        return hops.first
     }
 
     /// Passes the flows on again as before `retake`, what was parked meanwhile first.

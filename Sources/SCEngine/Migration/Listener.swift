@@ -1,0 +1,48 @@
+// The Unix socket on which `receive --listen` waits.
+
+import CProc
+import Glibc
+
+/// Listens on a path that only its owner may use, and removes it when it ends.
+package final class Listener {
+    private let descriptor: OwnedDescriptor
+    private let path: String
+
+    /// Takes the place of a socket that nobody listens on any longer; refuses a path that something else uses.
+    package init(_ path: String) throws(CheckpointError) {
+        let raw = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
+        descriptor = OwnedDescriptor(try check(raw < 0 ? -errno : raw, "cannot make a Unix socket"))
+        self.path = path
+        let former = umask(0o177)
+        defer { umask(former) }
+        var isBound = bindUnix(raw, path)
+        if !isBound, errno == EADDRINUSE {
+            let probe = OwnedDescriptor(socket(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0))
+            if !connectUnix(probe.raw, path), errno == ECONNREFUSED {
+                unlink(path)
+                isBound = bindUnix(raw, path)
+            } else {
+                errno = EADDRINUSE
+            }
+        }
+        guard isBound, Glibc.listen(raw, 8) == 0 else {
+            throw CheckpointError("cannot listen on \(path)", result: Int(-errno), advice: errno == EADDRINUSE ? "Another receiver uses it" : "")
+        }
+    }
+
+    deinit { unlink(path) }
+
+    /// The next connection of the same user or of root.
+    package func accept() throws(CheckpointError) -> SharedDescriptor {
+        while true {
+            let raw = accept4(descriptor.raw, nil, nil, Int32(SOCK_CLOEXEC.rawValue))
+            if raw < 0 {
+                if errno == EINTR { continue }
+                throw CheckpointError("cannot accept a connection on \(path)", result: Int(-errno))
+            }
+            let connection = SharedDescriptor(raw)
+            var (pid, uid, gid): (Int32, UInt32, UInt32) = (0, 0, 0)
+            if cproc_peer_credentials(raw, &pid, &uid, &gid) >= 0, uid == geteuid() || uid == 0 { return connection }
+        }
+    }
+}

@@ -1,0 +1,101 @@
+// `restore IMAGE`: the target's half of a move whose continuation comes from a file.
+
+import CProc
+import Glibc
+import SCImage
+
+/// Rebuilds the sessions of an image and hands them over.
+package struct ImageRestore {
+    private let sessions: [Session]
+    private let driver: any HandoverDriver
+    private let namespace: NetworkNamespace
+
+    package init(_ sessions: [Session], handover: any HandoverDriver, in namespace: NetworkNamespace) {
+        (self.sessions, driver, self.namespace) = (sessions, handover, namespace)
+    }
+
+    /// Returns the pid that has the sessions. A session that is held in this very namespace (`snapshot --take` on the same host) is let go at the last
+    /// moment, and taken back into the hold when the restore fails.
+    package func run() throws(CheckpointError) -> Int32 {
+        let offers = sessions.flatMap { session in
+            session.channels.map { SessionOffer(flow: Flow($0), adapter: session.adapter, stateBytes: session.state.count) }
+        }
+        var local: [(record: HoldRecord, socket: HeldSocket, channel: TCPChannel)] = []
+        do throws(CheckpointError) {
+            try driver.prepare(offers)
+            local = try releaseLocalHolds()
+            for session in sessions { try driver.rebuild(session) }
+            try driver.consent()
+        } catch {
+            driver.discard()
+            takeBack(local)
+            throw error
+        }
+        for entry in local {
+            HoldMute(namespace).remove([entry.record.flow])
+            entry.record.continueProcesses()
+            entry.record.remove()
+        }
+        do throws(CheckpointError) {
+            try driver.activate()
+            return try driver.deliver()
+        } catch {
+            var error = error
+            error.outcome = .needsRecovery
+            throw error
+        }
+    }
+
+    private func releaseLocalHolds() throws(CheckpointError) -> [(record: HoldRecord, socket: HeldSocket, channel: TCPChannel)] {
+        var local: [(record: HoldRecord, socket: HeldSocket, channel: TCPChannel)] = []
+        for session in sessions {
+            guard let record = HoldRecord.find(session.id), let socket = try? record.socket(),
+                try NetworkNamespace.of(socket: socket.raw).isSame(as: namespace)
+            else { continue }
+            try socket.letGo()
+            local.append((record, socket, session.channels[0]))
+        }
+        return local
+    }
+
+    private func takeBack(_ local: [(record: HoldRecord, socket: HeldSocket, channel: TCPChannel)]) {
+        for entry in local {
+            guard let copy = try? entry.socket.duplicate(),
+                let restored = try? RestoredSocket(entry.channel, onto: copy, in: namespace, isInPlace: true)
+            else { continue }
+            HoldMute(namespace).remove([entry.record.flow])
+            try? restored.activate()
+            entry.record.continueProcesses()
+            entry.record.remove()
+        }
+    }
+}
+
+/// All sessions of an image file, checked to its end before any of them is used.
+package func loadImage(_ path: String) throws(CheckpointError) -> (inventory: Inventory, version: UInt16, sessions: [Session]) {
+    let fd = path == "-" ? dup(0) : open(path, O_RDONLY | O_CLOEXEC)
+    guard fd >= 0 else {
+        throw CheckpointError("cannot open the image \(path)", result: Int(-errno))
+    }
+    let file = OwnedDescriptor(fd)
+    do throws(ImageError) {
+        var reader = try ImageReader(DescriptorSource(file.raw, operation: "reading the image"))
+        var sessions: [Session] = []
+        while let session = try reader.next() { sessions.append(session) }
+        return (reader.inventory, reader.formatVersion, sessions)
+    } catch {
+        throw imageFailure(error, path)
+    }
+}
+
+/// An image's failure in the form that users see.
+package func imageFailure(_ error: ImageError, _ path: String) -> CheckpointError {
+    switch error {
+    case .io(let number, let operation):
+        CheckpointError("\(operation) \(path) failed", result: Int(-number))
+    case .unsupportedVersion:
+        CheckpointError("cannot read the image \(path)", why: error.description, errno: EPROTONOSUPPORT, advice: "Use the version of sc-checkpoint that wrote it")
+    default:
+        CheckpointError("the image \(path) is damaged or is not an image", why: error.description, errno: EBADMSG, advice: "Copy it again from where it was made")
+    }
+}

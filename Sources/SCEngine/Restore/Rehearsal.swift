@@ -1,0 +1,72 @@
+// `restore --dry-run`: rebuilds a session in a throw-away network namespace, reads it again and says what would differ.
+
+import CProc
+import Glibc
+import SCImage
+
+/// One difference between the image and what this kernel made of it.
+package struct Difference: Sendable, Equatable {
+    package var field: String
+    package var image: String
+    package var rebuilt: String
+}
+
+/// Rebuilds channels in a namespace that nothing reaches. Nothing of the host is touched.
+package struct Rehearsal {
+    private let namespace: NetworkNamespace
+
+    /// A namespace with the services' addresses on its loopback, and every route through it.
+    package init(for sessions: [Session]) throws(CheckpointError) {
+        namespace = try NetworkNamespace.make()
+        let addresses = Set(sessions.flatMap { $0.channels.map(\.local.address.unmapped) })
+        var lines: [String] = []
+        for address in addresses where !(address.bytes.first == 127 && !address.isIPv6) && address != IPAddress("::1") {
+            lines.append(address.isIPv6 ? "address add \(address)/128 dev lo nodad" : "address add \(address)/32 dev lo")
+        }
+        lines += ["route add default dev lo", "-6 route add default dev lo"]
+        try runChecked(["ip", "-force", "-batch", "-"], input: lines.joined(separator: "\n") + "\n", in: namespace)
+    }
+
+    /// The differences of one channel; throws what a restore would throw.
+    package func run(_ channel: TCPChannel) throws(CheckpointError) -> [Difference] {
+        let socket = try RestoredSocket(channel, in: namespace)
+        try socket.activate()
+        let copy = fcntl(socket.raw, F_DUPFD_CLOEXEC, 0)
+        let held = HeldSocket(OwnedDescriptor(try check(copy, "cannot duplicate the rebuilt socket")), fd: channel.fd)
+        let baseline = try OptionBaseline(in: namespace, ipv6: channel.isIPv6Socket)
+        return Self.compare(channel, try held.dump(options: baseline))
+    }
+
+    static func compare(_ image: TCPChannel, _ rebuilt: TCPChannel) -> [Difference] {
+        var result: [Difference] = []
+        func compare(_ field: String, _ a: some Equatable & CustomStringConvertible, _ b: some CustomStringConvertible) {
+            if a.description != b.description { result.append(Difference(field: field, image: a.description, rebuilt: b.description)) }
+        }
+        compare("state", image.state.name, rebuilt.state.name)
+        compare("write_seq", image.writeSeq, rebuilt.writeSeq)
+        compare("rcv_nxt", image.rcvNxt, rebuilt.rcvNxt)
+        compare("receive queue", "\(image.receiveQueue.count) bytes", "\(rebuilt.receiveQueue.count) bytes")
+        compare("receive queue content", image.receiveQueue == rebuilt.receiveQueue ? "equal" : "as sent", "equal")
+        compare("send queue", "\(image.sendQueue.count) bytes", "\(rebuilt.sendQueue.count) bytes")
+        compare("send queue content", image.sendQueue == rebuilt.sendQueue ? "equal" : "as written", "equal")
+        compare("mss_clamp", image.options.mssClamp, rebuilt.options.mssClamp)
+        compare("snd_mss", image.sendMSS, rebuilt.sendMSS)
+        compare("timestamps", image.options.timestamps, rebuilt.options.timestamps)
+        compare("sack", image.options.sack, rebuilt.options.sack)
+        compare("ecn", image.options.ecn, rebuilt.options.ecn)
+        compare("snd_wscale", image.options.sendScale, rebuilt.options.sendScale)
+        compare("rcv_wscale", image.options.receiveScale, rebuilt.options.receiveScale)
+        compare("snd_wnd", image.window.sndWnd, rebuilt.window.sndWnd)
+        compare("rcv_wnd", image.window.rcvWnd, rebuilt.window.rcvWnd)
+        compare("snd_cwnd", image.congestionWindow, rebuilt.congestionWindow)
+        compare("congestion control", image.congestionControl, rebuilt.congestionControl)
+        for option in image.socketOptions where !rebuilt.socketOptions.contains(option) {
+            let found = rebuilt.socketOptions.first { ($0.level, $0.name) == (option.level, option.name) }
+            result.append(
+                Difference(
+                    field: "socket option \(option.level)/\(option.name)", image: option.value.map(hexadecimal).joined(),
+                    rebuilt: found.map { $0.value.map(hexadecimal).joined() } ?? "default"))
+        }
+        return result
+    }
+}

@@ -1,0 +1,43 @@
+// `inspect`: the descriptors of a process as channels.
+
+import ArgumentParser
+import SCEngine
+
+struct Inspect: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Shows a process's sockets and descriptors as channels, and which of them can move.",
+        discussion: "EXAMPLE\n  sc-checkpoint inspect 812 --port 443 --json")
+
+    @Argument(help: "The process.") var pid: Int32
+    @OptionGroup var filters: FilterOptions
+    @Flag(name: .long, help: "Its children's channels as well.") var tree = false
+    @Flag(name: .long, help: "One JSON document.") var json = false
+    @Flag(name: .long, help: "A graph of processes and channels for dot(1).") var dot = false
+
+    private struct Document: Encodable {
+        var pid: Int32
+        var command: String
+        var channels: [ChannelJSON]
+    }
+
+    func run() throws {
+        let root = try TargetProcess(pid: pid)
+        let filter = try filters.filter()
+        var found: [(process: TargetProcess, channels: [Channel])] = []
+        for process in tree ? root.tree() : [root] {
+            found.append((process, try Prober().channels(of: process).filter(filter.matches)))
+        }
+        if dot {
+            Terminal.print(channelGraph(found))
+        } else if json {
+            let channels = found.flatMap { entry in entry.channels.map { ChannelJSON($0, pid: tree ? entry.process.pid : nil) } }
+            Terminal.json(Document(pid: pid, command: root.command, channels: channels))
+        } else {
+            for (index, entry) in found.enumerated() {
+                if index > 0 { Terminal.print("") }
+                Terminal.print("\(entry.process.pid) \(entry.process.command)")
+                printChannels(entry.channels)
+            }
+        }
+    }
+}

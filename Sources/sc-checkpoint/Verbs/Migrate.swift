@@ -1,0 +1,117 @@
+// `migrate`: the whole move as one transaction.
+
+import ArgumentParser
+import Glibc
+import SCEngine
+import SCImage
+
+struct Migrate: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Moves sessions of a process to another host, as one transaction.",
+        discussion: """
+            TARGET is [user@]HOST, where the system's ssh runs "sc-checkpoint receive", or unix:PATH, where "sc-checkpoint receive --listen PATH" waits.
+            Any failure leaves the sessions where they are.
+
+            EXAMPLE
+              sc-checkpoint migrate 812 --peer 192.0.2.7:40112 --to root@hostb --onto 790 --adapter http
+              sc-checkpoint migrate 812 --all --to unix:/run/receiver.sock --exec -- /usr/sbin/server --adopt
+            """)
+
+    @Argument(help: "The process.") var pid: Int32
+    @Option(name: .long, help: ArgumentHelp("Where to.", valueName: "TARGET")) var to: String
+    @OptionGroup var filters: FilterOptions
+    @Flag(name: .long, help: "Every session that can move.") var all = false
+    @OptionGroup var handover: HandoverOptions
+    @OptionGroup var adapterOptions: AdapterOptions
+    @Option(name: .long, help: "How the client's packets come to the target: none, nft-forward or exec:CMD.") var steer = "nft-forward"
+    @Option(name: .long, help: ArgumentHelp("The target's address on the link to it, when its own answer is not right.", valueName: "ADDR")) var via: String?
+    @Option(name: .long, help: ArgumentHelp("Application state for the receiver.", valueName: "FILE")) var state: String?
+    @Option(name: .long, help: ArgumentHelp("Milliseconds that the target may be silent.", valueName: "MS")) var deadline = 10_000
+    @Option(name: .long, help: ArgumentHelp("The remote shell.", valueName: "COMMAND")) var rsh = "ssh"
+    @Option(name: .long, help: ArgumentHelp("The tool on the target.", valueName: "PROGRAM")) var remoteProgram = "sc-checkpoint"
+    @Flag(name: .long, help: "Ask the target, and move nothing.") var dryRun = false
+    @Flag(name: .long, help: "One JSON document.") var json = false
+
+    private struct Document: Encodable {
+        struct StageTime: Encodable {
+            var name: String
+            var start_us, duration_us: Double
+        }
+        struct Moved: Encodable { var peer, local: String }
+        struct Kept: Encodable { var peer, local, reason: String }
+        var migrated, refused: Int
+        var blackout_us: Double
+        var stages: [StageTime]
+        var target: String
+        var dry_run: Bool
+        var sessions: [Moved]
+        var refusals: [Kept]
+    }
+
+    func run() throws {
+        let request = try makeRequest()
+        let root = try TargetProcess(pid: pid)
+        let source = try MigrationSource(request, of: root, filters.filter(all: all)) { stage in
+            Terminal.progress("\(stage.rawValue): \(stage.row.source)")
+        }
+        let result = try source.run()
+        Terminal.clearProgress()
+        json ? printDocument(result) : printTimeline(result)
+    }
+
+    private func makeRequest() throws -> MigrationRequest {
+        guard let target = TargetAddress(to) else {
+            throw CheckpointError(
+                "--to \(to) is no target", why: "[user@]HOST or unix:PATH is expected", errno: EINVAL, advice: "For example --to root@hostb", outcome: .usage)
+        }
+        guard let steering = SteeringChoice(steer) else {
+            throw CheckpointError(
+                "there is no steering driver \(steer)", why: "none, nft-forward and exec:CMD exist", errno: EINVAL, outcome: .usage)
+        }
+        var request = MigrationRequest(target: target, handover: try handover.handover())
+        request.steering = steering
+        request.via = try via.map { text in
+            guard let address = IPAddress(text) else {
+                throw CheckpointError("--via \(text) is no address", why: "an IPv4 or IPv6 address is expected", errno: EINVAL, outcome: .usage)
+            }
+            return address
+        }
+        request.adapterOptions = try adapterOptions.values()
+        request.state = try readState(state)
+        request.deadline = deadline
+        request.dryRun = dryRun
+        request.shell = rsh.split(separator: " ").map(String.init)
+        request.program = remoteProgram
+        return request
+    }
+
+    private func printDocument(_ result: MigrationResult) {
+        Terminal.json(
+            Document(
+                migrated: result.migrated.count, refused: result.refused.count, blackout_us: Double(result.blackout) / 1000,
+                stages: result.timeline.entries.map {
+                    .init(name: $0.stage.rawValue, start_us: Double($0.start) / 1000, duration_us: Double($0.duration) / 1000)
+                }, target: result.host, dry_run: dryRun,
+                sessions: result.migrated.map { .init(peer: $0.client.description, local: $0.service.description) },
+                refusals: result.refused.map { .init(peer: $0.flow.client.description, local: $0.flow.service.description, reason: $0.reason) }))
+    }
+
+    private func printTimeline(_ result: MigrationResult) {
+        for entry in result.refused { Terminal.note("left out \(entry.flow): \(entry.reason)") }
+        if dryRun { return Terminal.print("\(result.host) would receive; nothing was moved") }
+        let total = max(1, result.blackout)
+        let begin = result.timeline.entries.first { $0.stage == .park }?.start ?? 0
+        Terminal.table(
+            ["STAGE", "START us", "TOOK us", ""],
+            result.timeline.entries.map { entry in
+                var bar = ""
+                if entry.start >= begin {
+                    let offset = Int((entry.start - begin) * 40 / total)
+                    bar = String(repeating: " ", count: min(40, offset)) + String(repeating: "#", count: max(1, Int(entry.duration * 40 / total)))
+                }
+                return [entry.stage.rawValue, microseconds(entry.start), microseconds(entry.duration), bar]
+            }, right: [1, 2])
+        let count = result.migrated.count
+        Terminal.print("moved \(count) session\(count == 1 ? "" : "s") to \(result.host); blackout \(microseconds(result.blackout)) us")
+    }
+}

@@ -1,0 +1,59 @@
+// `receive`: the target's end of a migrate.
+
+import ArgumentParser
+import CProc
+import Glibc
+import SCEngine
+
+struct Receive: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "The target's end of a migrate: on standard input and output (as ssh starts it), or listening on a Unix socket.",
+        discussion: "EXAMPLE\n  sc-checkpoint receive --listen /run/receiver.sock")
+
+    @Option(name: .long, help: ArgumentHelp("Wait on this Unix socket (mode 0600) for migrations, one after the other.", valueName: "PATH")) var listen: String?
+    @Flag(name: .long, help: "With --listen: end after the first migration.") var once = false
+    @Flag(name: .long, help: "One JSON document for each migration, one a line.") var json = false
+
+    private struct Document: Encodable {
+        struct Moved: Encodable { var peer, local: String }
+        var source: String
+        var sessions: [Moved]
+        var pid: Int32
+    }
+
+    func run() throws {
+        guard let listen else { return try serveStandardStreams() }
+        let listener = try Listener(listen)
+        if !json { Terminal.note("listening on \(listen)") }
+        var failure: CheckpointError?
+        repeat {
+            let connection = try listener.accept()
+            do {
+                let link = try PeerLink(input: connection, output: connection, peer: "the source", timeout: 10_000)
+                let summary = try MigrationTarget(link, output: 2).run()
+                report(summary)
+            } catch let error as CheckpointError {
+                Terminal.error(error.description)
+                failure = error
+            }
+        } while !once
+        if let failure { throw failure }
+    }
+
+    /// Standard output carries the conversation, so nothing else may be written to it.
+    private func serveStandardStreams() throws {
+        let link = try PeerLink(input: SharedDescriptor(dup(0)), output: SharedDescriptor(dup(1)), peer: "the source", timeout: 10_000)
+        _ = try MigrationTarget(link, output: -1).run()
+    }
+
+    private func report(_ summary: MigrationTarget.Summary) {
+        if json {
+            Terminal.json(
+                Document(
+                    source: summary.source, sessions: summary.flows.map { .init(peer: $0.client.description, local: $0.service.description) },
+                    pid: summary.pid))
+        } else if !summary.flows.isEmpty {
+            Terminal.print("received \(summary.flows.count) session\(summary.flows.count == 1 ? "" : "s") from \(summary.source) into process \(summary.pid)")
+        }
+    }
+}

@@ -1,0 +1,113 @@
+// `snapshot`: writes a continuation image of chosen sessions.
+
+import ArgumentParser
+import Glibc
+import SCEngine
+import SCImage
+
+struct Snapshot: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Writes a continuation image of chosen sessions of a process.",
+        discussion: """
+            The sessions go on and no byte is disturbed. With --take they are taken away: silent towards the client, and held, with the processes that
+            serve them stopped, until release or resume.
+
+            EXAMPLE
+              sc-checkpoint snapshot 812 --peer 192.0.2.7:40112 -o session.sci
+            """)
+
+    @Argument(help: "The process.") var pid: Int32
+    @Option(name: [.short, .long], help: ArgumentHelp("The image file; - is standard output.", valueName: "IMAGE")) var output: String
+    @OptionGroup var filters: FilterOptions
+    @Flag(name: .long, help: "Every established session.") var all = false
+    @Flag(name: .long, help: "Take the sessions away from the process.") var take = false
+    @Option(name: .long, help: ArgumentHelp("Application state to put into the image.", valueName: "FILE")) var state: String?
+    @Option(name: .long, help: "Write down the protocol's position as well, for restore --onto: http or raw.") var adapter: String?
+    @OptionGroup var adapterOptions: AdapterOptions
+    @Flag(name: .long, help: "One JSON document.") var json = false
+
+    private struct Document: Encodable {
+        struct Skipped: Encodable { var local, peer, reason: String }
+        var image: String
+        var sessions: [String]
+        var taken: Bool
+        var refused: [Skipped]
+        var stopped: [Int32]
+    }
+
+    func run() throws {
+        let root = try TargetProcess(pid: pid)
+        let state = try readState(self.state)
+        let chosen = try adapter.map { try SCEngine.adapter(named: $0) }
+        let options = try adapterOptions.values()
+        let selection = try selectSessions(of: root, filters.filter(all: all))
+        if !state.isEmpty, selection.chosen.count != 1 {
+            throw CheckpointError(
+                "--state belongs to one session", why: "\(selection.chosen.count) are selected", errno: EINVAL, advice: "Name one with --peer or --fd",
+                outcome: .usage)
+        }
+        let capture = try SessionCapture(selection.chosen)
+        var adapterStates: [AdapterState?] = []
+        for (index, session) in selection.chosen.enumerated() {
+            adapterStates.append(
+                try chosen?.learn(session, socket: capture.sockets[index], known: capture.knownAdapter(of: index), options: options))
+        }
+        var ids: [SessionID] = []
+        var stopped: [Int32] = []
+        if take {
+            let records = try Take(capture).run(state: state, adapterStates: adapterStates, adapter: chosen) { sessions throws(CheckpointError) in
+                try store(sessions, of: root)
+            }
+            ids = records.map(\.id)
+            stopped = records.first?.stopped ?? []
+        } else {
+            var sessions: [Session] = []
+            for (index, channel) in try capture.snapshot().enumerated() {
+                var adapterState = adapterStates[index]
+                if let chosen, let learnt = adapterState { adapterState = try chosen.fix(learnt, channel: channel) }
+                sessions.append(Session(id: capture.id(of: index), channels: [channel], state: state, adapter: adapterState))
+            }
+            try store(sessions, of: root)
+            ids = sessions.map(\.id)
+        }
+        report(ids, selection.refused, stopped)
+    }
+
+    private func store(_ sessions: [Session], of root: TargetProcess) throws(CheckpointError) {
+        var inventory = Inventory()
+        inventory.host = hostName()
+        inventory.tool = "sc-checkpoint \(toolVersion)"
+        inventory.pid = root.pid
+        inventory.command = root.command
+        inventory.createdAt = UInt64(max(0, time(nil)))
+        do throws(ImageError) {
+            try ImageFile.write(output) { sink throws(ImageError) in
+                var writer = try ImageWriter(sink, inventory)
+                for session in sessions { try writer.write(session) }
+                try writer.finish()
+            }
+        } catch {
+            if case .io(let number, _) = error {
+                throw CheckpointError("cannot write the image \(output)", why: systemMessage(number), errno: number, advice: "The sessions go on as before")
+            }
+            throw CheckpointError("cannot write the image \(output)", why: error.description, advice: "The sessions go on as before")
+        }
+    }
+
+    private func report(_ ids: [SessionID], _ refused: [SelectedSession], _ stopped: [Int32]) {
+        let skipped = refused.map { Document.Skipped(local: $0.channel.local, peer: $0.channel.peer, reason: $0.channel.reason ?? "") }
+        if json {
+            if output != "-" {
+                Terminal.json(Document(image: output, sessions: ids.map(\.description), taken: take, refused: skipped, stopped: stopped))
+            }
+            return
+        }
+        for entry in skipped { Terminal.note("left out \(entry.local) <- \(entry.peer): \(entry.reason)") }
+        if output != "-" {
+            Terminal.print("\(take ? "took" : "wrote") \(ids.count) session\(ids.count == 1 ? "" : "s") \(take ? "and wrote" : "to") \(output)")
+        }
+        if !stopped.isEmpty {
+            Terminal.note("process \(stopped.map { String($0) }.joined(separator: ", ")) stays stopped until sc-checkpoint release or resume \(output)")
+        }
+    }
+}
