@@ -16,7 +16,7 @@ package struct WireWriter<Sink: ByteSink>: ~Copyable {
 
     /// Begins the stream: the preamble is sent at once, so that both ends may begin to read.
     package init(_ sink: Sink, limits: ImageLimits = ImageLimits()) throws(ImageError) {
-        var frames = try FrameWriter(sink, kind: .wire)
+        var frames = try FrameWriter(sink, kind: .wire, limits: limits)
         let encoder = try SessionEncoder(limits)
         try frames.flush()
         self.frames = frames

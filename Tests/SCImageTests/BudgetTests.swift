@@ -140,6 +140,52 @@ import Testing
         }
     }
 
+    @Test func `A refused session leaves the image as it was, a full disk ends it`() throws {
+        var random = Seeded(state: 11)
+        let good = idleSession(1, &random)
+        var bad = good
+        bad.channels[0].name = ""
+        var writer = try ImageWriter(MemorySink(), Inventory())
+        try writer.write(good)
+        #expect(throws: ImageError.self) { try writer.write(bad) }
+        try writer.write(good)
+        try writer.finish()
+        #expect(try sessions(writer.sink.bytes) == [good, good])
+
+        struct FullSink: ByteSink {
+            var left = 3
+            mutating func write(_ bytes: UnsafeRawBufferPointer) throws(ImageError) {
+                left -= 1
+                if left < 0 { throw .io(errno: 28, operation: "writing") }
+            }
+        }
+        var full = try ImageWriter(FullSink(), Inventory())
+        var large = good
+        large.channels[0].sendQueue = random.bytes(1 << 20)
+        try full.write(large)
+        for _ in 0..<3 { #expect(throws: ImageError.io(errno: 28, operation: "writing")) { try full.write(large) } }
+        #expect(throws: ImageError.io(errno: 28, operation: "writing")) { try full.finish() }
+
+        // More socket options than one record takes: found when the session has already begun.
+        var wide = good
+        let option = SocketOption(level: 1, name: 2, value: [UInt8](repeating: 7, count: 4096))
+        wide.channels[0].socketOptions = Array(repeating: option, count: 256)
+        var broken = try ImageWriter(MemorySink(), Inventory())
+        #expect(throws: ImageError.self) { try broken.write(wide) }
+        #expect(throws: ImageError.self) { try broken.write(good) }
+        #expect(throws: ImageError.self) { try broken.finish() }
+    }
+
+    @Test func `Records of any length make the same session`() throws {
+        var random = Seeded(state: 12)
+        let expected = [random.session(queues: 9000), random.session(queues: 9000), random.session(queues: 9000)]
+        for length in [700, 1000, 4096, 16 << 10] {
+            var limits = ImageLimits()
+            limits.recordLength = length
+            #expect(try sessions(try image(expected, limits: limits)) == expected)
+        }
+    }
+
     @Test func `No message contains itself, and none has a string`() {
         let messages = MessageSchema.messages
         let contains = Dictionary(uniqueKeysWithValues: messages.map { ($0.name, $0.contains) })

@@ -121,7 +121,7 @@ import Testing
 
     @Test func `The golden image of version 1 is read and written exactly`() throws {
         let bytes = try Self.goldenFile("v1.sci", orElse: try image(Self.golden.sessions, Self.golden.inventory))
-        var reader = try ImageReader(MemorySource(bytes))
+        let reader = try ImageReader(MemorySource(bytes))
         #expect(reader.inventory == Self.golden.inventory)
         #expect(try sessions(bytes) == Self.golden.sessions)
         #expect(try image(Self.golden.sessions, Self.golden.inventory) == bytes)

@@ -113,6 +113,16 @@ private func seconds(_ body: () throws -> Void) rethrows -> Double {
         let reading = try seconds { for _ in 0..<8 { _ = try sessions(bulkImage) } }
         print("idle session: encode \(encoding * 1e6) µs, decode \(decoding * 1e6) µs")
         print("queues: write \(0.25 / writing) GiB/s, read \(0.25 / reading) GiB/s")
+        var wire = try WireWriter(sink)
+        let sending = try seconds { for _ in 0..<8 { try wire.write(.session(bulk)) } }
+        let stream = try WireTests.stream([.session(bulk)])
+        let receiving = try seconds {
+            for _ in 0..<8 {
+                var reader = try WireReader(MemorySource(stream))
+                _ = try reader.next()
+            }
+        }
+        print("queues on the wire, without SHA-256: write \(0.25 / sending) GiB/s, read \(0.25 / receiving) GiB/s")
         // Far above what is measured: this only notices a change of kind.
         #expect(encoding < 500e-6)
         #expect(decoding < 500e-6)
