@@ -32,10 +32,17 @@ var targets: [Target] = [
     .executableTarget(name: "sc-lab", dependencies: ["Support"], swiftSettings: strict),
     .testTarget(name: "SupportTests", dependencies: ["Support"], swiftSettings: strict),
     .testTarget(name: "CProcTests", dependencies: ["CProc", "Support"], swiftSettings: strict),
-    .testTarget(name: "SCImageTests", dependencies: ["SCImage"], swiftSettings: strict),
+    .testTarget(name: "SCImageTests", dependencies: ["SCImage"], exclude: ["Golden"], swiftSettings: strict),
     .testTarget(name: "SCEngineTests", dependencies: ["SCEngine", "Support"], swiftSettings: strict),
     .testTarget(name: "EndToEndTests", dependencies: ["SCImage", "Support", "sc-checkpoint"], swiftSettings: strict),
 ]
+
+// libFuzzer brings its own main(), so a normal build must not link this one. See `make fuzz`.
+if Context.environment["SC_FUZZ"] != nil {
+    targets.append(
+        .executableTarget(
+            name: "fuzz-image", dependencies: ["SCImage"], swiftSettings: strict + [.unsafeFlags(["-parse-as-library"])]))
+}
 
 let package = Package(
     name: "sc-checkpoint",

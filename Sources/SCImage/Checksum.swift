@@ -59,3 +59,13 @@ func recordChecksum(_ header: RecordHeader) -> UInt32 {
 @unsafe func checksum(_ crc: UInt32, _ bytes: UnsafeRawBufferPointer) -> UInt32 {
     unsafe csci_crc32c(crc, bytes.baseAddress, bytes.count)
 }
+
+/// Continues a CRC32C without the machine's instruction for it; for tests.
+@unsafe func portableChecksum(_ crc: UInt32, _ bytes: UnsafeRawBufferPointer) -> UInt32 {
+    unsafe csci_crc32c_portable(crc, bytes.baseAddress, bytes.count)
+}
+
+/// CRC32C of some bytes.
+package func crc32c(_ bytes: [UInt8]) -> UInt32 {
+    unsafe csci_crc32c(0, bytes, bytes.count)
+}

@@ -9,8 +9,11 @@ package struct FrameWriter<Sink: ByteSink>: ~Copyable {
     /// Bytes written so far, buffered ones included.
     package private(set) var offset: UInt64
 
+    private let recordLength: Int
     private var buffer: [UInt8] = []
     private var digest: SHA256Stream?
+    /// What broke the stream off; nothing can be written after it.
+    private var failure: ImageError?
 
     /// Gathered bytes from which on they are written without being asked for.
     private static var bufferSize: Int { 64 << 10 }
@@ -18,8 +21,11 @@ package struct FrameWriter<Sink: ByteSink>: ~Copyable {
     private static var bulkLength: Int { 16 << 10 }
 
     /// Begins a stream with its preamble. `digesting`: compute a SHA-256 of everything, for `takeDigest()`.
-    package init(_ sink: Sink, kind: Preamble.Kind, digesting: Bool = false) throws(ImageError) {
+    package init(
+        _ sink: Sink, kind: Preamble.Kind, limits: ImageLimits = ImageLimits(), digesting: Bool = false
+    ) throws(ImageError) {
         self.sink = sink
+        recordLength = limits.recordLength
         offset = UInt64(Preamble.size)
         digest = digesting ? try SHA256Stream() : nil
         buffer.reserveCapacity(Self.bufferSize + Self.bulkLength)
@@ -32,6 +38,7 @@ package struct FrameWriter<Sink: ByteSink>: ~Copyable {
     package mutating func write(
         _ type: RecordType, flags: RecordFlags = .required, payload: UnsafeRawBufferPointer
     ) throws(ImageError) {
+        try mayWrite(type, payload.count)
         var header = RecordHeader(type: type, flags: flags, length: payload.count, crc: 0, offset: offset)
         header.crc = unsafe recordChecksum(header, payload)
         append(littleEndian: header.word)
@@ -40,8 +47,10 @@ package struct FrameWriter<Sink: ByteSink>: ~Copyable {
             unsafe buffer.append(contentsOf: payload)
         } else {
             try drain()
-            try unsafe digest?.update(payload)
-            try unsafe sink.write(payload)
+            try guarded { writer throws(ImageError) in
+                try unsafe writer.digest?.update(payload)
+                try unsafe writer.sink.write(payload)
+            }
         }
         try wrote(header)
     }
@@ -51,6 +60,7 @@ package struct FrameWriter<Sink: ByteSink>: ~Copyable {
         _ type: RecordType, flags: RecordFlags = .required, length: Int,
         pack: (UnsafeMutablePointer<UInt8>) -> Int
     ) throws(ImageError) {
+        try mayWrite(type, length)
         let start = buffer.count
         buffer.append(addingCapacity: RecordHeader.size + length) { span in
             span.append(repeating: 0, count: RecordHeader.size)
@@ -68,13 +78,13 @@ package struct FrameWriter<Sink: ByteSink>: ~Copyable {
         try wrote(header)
     }
 
-    /// Writes `bytes` as records of one type, each of at most `chunk` bytes; none for no bytes.
-    mutating func write(_ type: RecordType, bulk bytes: [UInt8], chunk: Int) throws(ImageError) {
+    /// Writes `bytes` as records of one type, each as long as a record may be; none for no bytes.
+    mutating func write(_ type: RecordType, bulk bytes: [UInt8]) throws(ImageError) {
         guard !bytes.isEmpty else { return }
         try unsafe bytes.withUnsafeBufferPointer { bytes throws(ImageError) in
             var rest = UnsafeRawBufferPointer(bytes)
             while unsafe !rest.isEmpty {
-                let count = min(rest.count, chunk)
+                let count = min(rest.count, recordLength)
                 try unsafe write(type, payload: UnsafeRawBufferPointer(rebasing: rest[..<count]))
                 unsafe rest = UnsafeRawBufferPointer(rebasing: rest[count...])
             }
@@ -93,6 +103,21 @@ package struct FrameWriter<Sink: ByteSink>: ~Copyable {
         return try stream.finish()
     }
 
+    /// Does what must happen as a whole: if it throws, the stream has a beginning without an end, and all that follows throws too.
+    mutating func guarded(_ body: (inout FrameWriter) throws(ImageError) -> Void) throws(ImageError) {
+        do { try body(&self) } catch {
+            failure = failure ?? error
+            throw error
+        }
+    }
+
+    private func mayWrite(_ type: RecordType, _ length: Int) throws(ImageError) {
+        if let failure { throw failure }
+        guard length <= recordLength else {
+            throw .overBudget(what: "\(type) record", value: UInt64(length), limit: UInt64(recordLength), offset: nil)
+        }
+    }
+
     private mutating func wrote(_ header: RecordHeader) throws(ImageError) {
         records += 1
         offset += UInt64(RecordHeader.size + header.length)
@@ -100,13 +125,15 @@ package struct FrameWriter<Sink: ByteSink>: ~Copyable {
     }
 
     private mutating func drain() throws(ImageError) {
+        if let failure { throw failure }
         guard !buffer.isEmpty else { return }
-        try digest?.update(buffer)
-        // The buffer is empty afterwards even if the sink throws: a retry must not write anything twice.
-        defer { buffer.removeAll(keepingCapacity: true) }
-        try unsafe buffer.withUnsafeBufferPointer { bytes throws(ImageError) in
-            try unsafe sink.write(UnsafeRawBufferPointer(bytes))
+        try guarded { writer throws(ImageError) in
+            try writer.digest?.update(writer.buffer)
+            try unsafe writer.buffer.withUnsafeBufferPointer { bytes throws(ImageError) in
+                try unsafe writer.sink.write(UnsafeRawBufferPointer(bytes))
+            }
         }
+        buffer.removeAll(keepingCapacity: true)
     }
 
     private mutating func append(littleEndian value: some FixedWidthInteger) {

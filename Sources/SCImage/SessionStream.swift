@@ -10,17 +10,20 @@ struct SessionEncoder: ~Copyable {
         arena = try RecordArena(budget: limits.arenaBytes)
     }
 
-    /// Writes one session, after checking that a reader with the same limits will take it.
+    /// Writes one session, after checking that a reader with the same limits will take it: one that it would not take
+    /// leaves the stream as it was.
     mutating func write<Sink>(_ session: Session, to frames: inout FrameWriter<Sink>) throws(ImageError) {
         try session.validate(limits)
-        try frames.writeHeader(session, &arena)
-        for channel in session.channels {
-            try frames.writeMessage(channel, &arena)
-            try frames.write(.receiveQueue, bulk: channel.receiveQueue, chunk: limits.recordLength)
-            try frames.write(.sendQueue, bulk: channel.sendQueue, chunk: limits.recordLength)
+        try frames.guarded { frames throws(ImageError) in
+            try frames.writeHeader(session, &arena)
+            for channel in session.channels {
+                try frames.writeMessage(channel, &arena)
+                try frames.write(.receiveQueue, bulk: channel.receiveQueue)
+                try frames.write(.sendQueue, bulk: channel.sendQueue)
+            }
+            if let adapter = session.adapter { try frames.write(.adapter, bulk: adapter.bytes) }
+            try frames.write(.state, bulk: session.state)
         }
-        if let adapter = session.adapter { try frames.write(.adapter, bulk: adapter.bytes, chunk: limits.recordLength) }
-        try frames.write(.state, bulk: session.state, chunk: limits.recordLength)
     }
 }
 

@@ -47,7 +47,8 @@ extension FrameWriter {
     }
 }
 
-private func present(_ condition: Bool) -> protobuf_c_boolean { condition ? 1 : 0 }
+/// A message's `has_` flag: defaults are left out.
+func present(_ condition: Bool) -> protobuf_c_boolean { condition ? 1 : 0 }
 
 @unsafe private func setWindow(_ channel: TCPChannel, _ message: inout Sc__Image__TCPChannel) {
     let window = channel.window

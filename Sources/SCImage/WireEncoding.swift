@@ -1,0 +1,151 @@
+// Wire messages from Swift values to protobuf.
+
+internal import CSCImage
+
+extension FrameWriter {
+    /// Writes an Offer.
+    mutating func write(_ offer: Offer, _ arena: inout RecordArena) throws(ImageError) {
+        arena.reset()
+        var message = unsafe Sc__Wire__Offer()
+        unsafe sc__wire__offer__init(&message)
+        unsafe (message.has_tool, message.tool) = try arena.optional(offer.tool)
+        unsafe message.format_oldest = UInt32(offer.formatVersions.lowerBound)
+        unsafe message.format_newest = UInt32(offer.formatVersions.upperBound)
+        unsafe (message.has_host, message.host) = try arena.optional(offer.host)
+        unsafe (message.n_flows, message.flows) = try (offer.flows.count, arena.lend(offer.flows))
+        unsafe (message.has_steering, message.steering) = try arena.optional(offer.steering)
+        if let namespace = offer.namespace {
+            unsafe (message.has_netns_device, message.netns_device) = (1, namespace.device)
+            unsafe (message.has_netns_inode, message.netns_inode) = (1, namespace.inode)
+            unsafe (message.has_boot_id, message.boot_id) = try (1, arena.lend(namespace.bootID))
+        }
+        if let handover = offer.handover { unsafe message.handover = try arena.lend(handover) }
+        unsafe (message.has_queue_bytes, message.queue_bytes) = (present(offer.queueBytes != 0), offer.queueBytes)
+        unsafe (message.has_state_bytes, message.state_bytes) = (present(offer.stateBytes != 0), offer.stateBytes)
+        unsafe (message.has_deadline_ms, message.deadline_ms) =
+            (present(offer.deadlineMilliseconds != 0), offer.deadlineMilliseconds)
+        unsafe (message.has_dry_run, message.dry_run) = (present(offer.dryRun), present(offer.dryRun))
+        try unsafe write(.offer, length: sc__wire__offer__get_packed_size(&message)) {
+            unsafe sc__wire__offer__pack(&message, $0)
+        }
+    }
+
+    /// Writes an Answer.
+    mutating func write(_ answer: Answer, _ arena: inout RecordArena) throws(ImageError) {
+        arena.reset()
+        var message = unsafe Sc__Wire__Answer()
+        unsafe sc__wire__answer__init(&message)
+        unsafe message.accepted = present(answer.accepted)
+        unsafe (message.n_reasons, message.reasons) = try (answer.reasons.count, arena.lend(answer.reasons))
+        unsafe (message.has_host, message.host) = try arena.optional(answer.host)
+        unsafe (message.n_addresses, message.addresses) =
+            try (answer.addresses.count, arena.lend(answer.addresses.map { $0.address.bytes + [$0.length] }))
+        unsafe (message.has_returning, message.returning) = (present(answer.isReturning), present(answer.isReturning))
+        unsafe (message.has_same_netns, message.same_netns) = (present(answer.isSameNamespace), present(answer.isSameNamespace))
+        unsafe (message.n_timings, message.timings) = try (answer.timings.count, arena.lend(answer.timings))
+        try unsafe write(.answer, length: sc__wire__answer__get_packed_size(&message)) {
+            unsafe sc__wire__answer__pack(&message, $0)
+        }
+    }
+
+    /// Writes a Report.
+    mutating func write(_ report: Report, _ arena: inout RecordArena) throws(ImageError) {
+        arena.reset()
+        var message = unsafe Sc__Wire__Report()
+        unsafe sc__wire__report__init(&message)
+        unsafe (message.n_stages, message.stages) = try (report.stages.count, arena.lend(report.stages))
+        try unsafe write(.report, length: sc__wire__report__get_packed_size(&message)) {
+            unsafe sc__wire__report__pack(&message, $0)
+        }
+    }
+
+    /// Writes a Failure.
+    mutating func write(_ failure: Failure, _ arena: inout RecordArena) throws(ImageError) {
+        arena.reset()
+        var message = unsafe Sc__Wire__Failure()
+        unsafe sc__wire__failure__init(&message)
+        unsafe (message.has_what, message.what) = try arena.optional(failure.what)
+        unsafe (message.has_why, message.why) = try arena.optional(failure.why)
+        unsafe (message.has_advice, message.advice) = try arena.optional(failure.advice)
+        unsafe (message.has_errno_value, message.errno_value) = (present(failure.errno != 0), failure.errno)
+        unsafe (message.has_needs_recover, message.needs_recover) = (present(failure.needsRecover), present(failure.needsRecover))
+        try unsafe write(.failure, length: sc__wire__failure__get_packed_size(&message)) {
+            unsafe sc__wire__failure__pack(&message, $0)
+        }
+    }
+}
+
+extension RecordArena {
+    /// A text whose absence means the empty one.
+    @unsafe fileprivate mutating func optional(_ text: String) throws(ImageError) -> (protobuf_c_boolean, ProtobufCBinaryData) {
+        try unsafe (present(!text.isEmpty), lend(text))
+    }
+
+    @unsafe fileprivate mutating func lend(_ values: [[UInt8]]) throws(ImageError) -> UnsafeMutablePointer<ProtobufCBinaryData> {
+        let data = try unsafe allocate(ProtobufCBinaryData.self, values.count)
+        for (index, value) in values.enumerated() { try unsafe (data + index).initialize(to: lend(value)) }
+        return unsafe data
+    }
+
+    @unsafe fileprivate mutating func lend(
+        _ flows: [Flow]
+    ) throws(ImageError) -> UnsafeMutablePointer<UnsafeMutablePointer<Sc__Wire__Flow>?> {
+        let (messages, pointers) = try unsafe messages(Sc__Wire__Flow.self, flows.count)
+        for (index, flow) in flows.enumerated() {
+            unsafe sc__wire__flow__init(messages + index)
+            unsafe messages[index].local = try lend(flow.local)
+            unsafe messages[index].peer = try lend(flow.peer)
+        }
+        return unsafe pointers
+    }
+
+    @unsafe fileprivate mutating func lend(
+        _ timings: [Timing]
+    ) throws(ImageError) -> UnsafeMutablePointer<UnsafeMutablePointer<Sc__Wire__Timing>?> {
+        let (messages, pointers) = try unsafe messages(Sc__Wire__Timing.self, timings.count)
+        for (index, timing) in timings.enumerated() {
+            unsafe sc__wire__timing__init(messages + index)
+            unsafe messages[index].stage = try lend(timing.stage)
+            unsafe (messages[index].start_ns, messages[index].duration_ns) = (timing.startNanoseconds, timing.durationNanoseconds)
+        }
+        return unsafe pointers
+    }
+
+    @unsafe fileprivate mutating func lend(
+        _ reasons: [Reason]
+    ) throws(ImageError) -> UnsafeMutablePointer<UnsafeMutablePointer<Sc__Wire__Reason>?> {
+        let (messages, pointers) = try unsafe messages(Sc__Wire__Reason.self, reasons.count)
+        for (index, reason) in reasons.enumerated() {
+            let message = unsafe messages + index
+            unsafe sc__wire__reason__init(message)
+            if let flow = reason.flow {
+                guard let flow = UInt32(exactly: flow) else { throw .malformed(what: "reason about flow \(flow)", offset: nil) }
+                unsafe (message.pointee.has_flow, message.pointee.flow) = (1, flow)
+            }
+            unsafe (message.pointee.has_what, message.pointee.what) = try optional(reason.what)
+            unsafe (message.pointee.has_why, message.pointee.why) = try optional(reason.why)
+            unsafe (message.pointee.has_advice, message.pointee.advice) = try optional(reason.advice)
+            unsafe (message.pointee.has_errno_value, message.pointee.errno_value) = (present(reason.errno != 0), reason.errno)
+        }
+        return unsafe pointers
+    }
+
+    @unsafe fileprivate mutating func lend(_ handover: Handover) throws(ImageError) -> UnsafeMutablePointer<Sc__Wire__Handover> {
+        let message = try unsafe allocate(Sc__Wire__Handover.self, 1)
+        unsafe sc__wire__handover__init(message)
+        switch handover {
+        case .exec(let arguments):
+            unsafe message.pointee.kind = SC__WIRE__HANDOVER_KIND__EXEC.rawValue
+            unsafe (message.pointee.n_argv, message.pointee.argv) = try (arguments.count, lend(arguments))
+        case .into(let path):
+            unsafe message.pointee.kind = SC__WIRE__HANDOVER_KIND__INTO.rawValue
+            unsafe (message.pointee.has_path, message.pointee.path) = try (1, lend(path))
+        case .onto(let pid, let adapter, let options):
+            unsafe message.pointee.kind = SC__WIRE__HANDOVER_KIND__ONTO.rawValue
+            unsafe (message.pointee.has_pid, message.pointee.pid) = (1, pid)
+            unsafe (message.pointee.has_adapter, message.pointee.adapter) = try (1, lend(adapter))
+            unsafe (message.pointee.n_options, message.pointee.options) = try (options.count, lend(options.map { Array($0.utf8) }))
+        }
+        return unsafe message
+    }
+}
