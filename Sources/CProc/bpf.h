@@ -1,4 +1,4 @@
-// The few instructions and calls of bpf(2) that two programs of five to a dozen instructions need, so that no libbpf is linked.
+// The instructions and calls of bpf(2) that two small programs need, so that no libbpf is linked.
 #pragma once
 
 #include <linux/bpf.h>
@@ -11,8 +11,10 @@
 #define BPF_MOVE(to, value) ((struct bpf_insn){.code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = to, .imm = (int32_t)(value)})
 #define BPF_COPY(to, from) ((struct bpf_insn){.code = BPF_ALU64 | BPF_MOV | BPF_X, .dst_reg = to, .src_reg = from})
 #define BPF_ADD_TO(to, value) ((struct bpf_insn){.code = BPF_ALU64 | BPF_ADD | BPF_K, .dst_reg = to, .imm = (int32_t)(value)})
-#define BPF_LOAD32(to, from, where) ((struct bpf_insn){.code = BPF_LDX | BPF_MEM | BPF_W, .dst_reg = to, .src_reg = from, .off = where})
-#define BPF_STORE32(to, where, value) ((struct bpf_insn){.code = BPF_ST | BPF_MEM | BPF_W, .dst_reg = to, .off = where, .imm = (int32_t)(value)})
+#define BPF_LOAD32(to, from, where) \
+    ((struct bpf_insn){.code = BPF_LDX | BPF_MEM | BPF_W, .dst_reg = to, .src_reg = from, .off = where})
+#define BPF_STORE32(to, where, value) \
+    ((struct bpf_insn){.code = BPF_ST | BPF_MEM | BPF_W, .dst_reg = to, .off = where, .imm = (int32_t)(value)})
 /// Compares 32 bits: a 64-bit comparison would sign-extend the immediate value.
 #define BPF_SKIP_UNLESS(reg, value, count) \
     ((struct bpf_insn){.code = BPF_JMP32 | BPF_JNE | BPF_K, .dst_reg = reg, .off = count, .imm = (int32_t)(value)})

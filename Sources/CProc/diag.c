@@ -134,7 +134,8 @@ static int each_unix(const struct nlmsghdr *message, void *context) {
     return dump->each(&socket, dump->context);
 }
 
-int cproc_diag_unix(int netlink, int (*each)(const struct cproc_unix_diag *socket, void *context), void (*restart)(void *context), void *context) {
+int cproc_diag_unix(int netlink, int (*each)(const struct cproc_unix_diag *socket, void *context), void (*restart)(void *context),
+                    void *context) {
     struct netlink_request request;
     struct unix_diag_req *query = netlink_begin(&request, SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, sizeof *query);
     query->sdiag_family = AF_UNIX;

@@ -75,8 +75,8 @@ static int build_ipv6(libnet_t *net, const struct cproc_endpoint *source, const 
     return libnet_build_ipv6(0, 0, LIBNET_TCP_H, IPPROTO_TCP, 64, from, to, NULL, 0, net, 0);
 }
 
-int cproc_inject(struct cproc_injector *injector, const struct cproc_endpoint *source, const struct cproc_endpoint *destination, uint32_t seq,
-                 uint32_t ack, uint8_t flags, uint16_t window, uint32_t mark) {
+int cproc_inject(struct cproc_injector *injector, const struct cproc_endpoint *source, const struct cproc_endpoint *destination,
+                 uint32_t seq, uint32_t ack, uint8_t flags, uint16_t window, uint32_t mark) {
     if (source->family != injector->family || destination->family != injector->family)
         return -EAFNOSUPPORT;
     int error = aim(injector, mark, injector->family == AF_INET6 ? destination->scope : 0);

@@ -18,7 +18,7 @@ struct netlink_request {
 /// A netlink socket of the calling thread's namespace.
 int netlink_open(int protocol);
 
-/// Starts a request and returns its protocol header of `length` zeroed bytes. NLM_F_REQUEST is implied, and so is NLM_F_ACK unless it is a dump.
+/// Starts a request and returns its protocol header of `length` zeroed bytes. NLM_F_REQUEST is implied, and NLM_F_ACK unless it is a dump.
 void *netlink_begin(struct netlink_request *request, uint16_t type, uint16_t flags, size_t length);
 /// Appends one attribute.
 void netlink_put(struct netlink_request *request, uint16_t type, const void *data, size_t length);

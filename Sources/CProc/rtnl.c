@@ -18,7 +18,8 @@ int cproc_rtnl_open(void) {
     return netlink_open(NETLINK_ROUTE);
 }
 
-static int begin_neighbour(struct netlink_request *request, uint16_t type, uint16_t flags, int ifindex, const struct cproc_endpoint *address) {
+static int begin_neighbour(struct netlink_request *request, uint16_t type, uint16_t flags, int ifindex,
+                           const struct cproc_endpoint *address) {
     size_t length = address_length(address->family);
     if (length == 0)
         return -EAFNOSUPPORT;

@@ -25,9 +25,11 @@ struct cproc_unix_diag {
 /// A NETLINK_SOCK_DIAG socket of the calling thread's network namespace (make it inside cproc_in_netns, use it anywhere).
 int cproc_diag_open(void);
 
-/// Dumps IPv4 or IPv6 sockets of `protocol` (IPPROTO_TCP, IPPROTO_UDP) whose state's bit is in `states` (1 << state) and calls `each` for every one.
-/// `each` returns 0 to go on; anything else ends the dump and is returned. A dump the kernel marks as interrupted (NLM_F_DUMP_INTR) is done again
-/// up to three times, then EAGAIN: `restart` (may be NULL) is called before each repetition. `extensions` != 0 asks for congestion, ULP and MD5 as well (slower).
+/// Dumps IPv4 or IPv6 sockets of `protocol` (IPPROTO_TCP, IPPROTO_UDP) whose state's bit is in `states` (1 << state) and calls `each`
+/// for every one. `each` returns 0 to go on; anything else ends the dump and is returned. A dump that the kernel marks as interrupted
+/// (NLM_F_DUMP_INTR) is done again up to three times, `restart` (may be NULL) being called before each; then it is EAGAIN.
+/// `extensions` != 0 asks for congestion, ULP and MD5 as well (slower); without CAP_NET_ADMIN the kernel shows no MD5 keys.
 int cproc_diag_inet(int netlink, uint8_t family, uint8_t protocol, uint32_t states, int extensions,
                     int (*each)(const struct cproc_inet_diag *socket, void *context), void (*restart)(void *context), void *context);
-int cproc_diag_unix(int netlink, int (*each)(const struct cproc_unix_diag *socket, void *context), void (*restart)(void *context), void *context);
+int cproc_diag_unix(int netlink, int (*each)(const struct cproc_unix_diag *socket, void *context), void (*restart)(void *context),
+                    void *context);

@@ -11,9 +11,9 @@
 /// the descriptors go with the first), EINVAL for more than 253. MSG_NOSIGNAL: EPIPE instead of a signal.
 ssize_t cproc_send_fds(int socket, const void *bytes, size_t length, const int fds[], int nfds);
 
-/// Receives up to `capacity` bytes and up to `*nfds` descriptors (all O_CLOEXEC); sets `*nfds` to how many arrived. Descriptors beyond the room,
-/// also of further SCM_RIGHTS messages, are closed, never leaked; then E2BIG is returned and all others are closed as well. EMFILE: this process
-/// may not hold so many, and none is kept. 0: end of stream.
+/// Receives up to `capacity` bytes and up to `*nfds` descriptors (all O_CLOEXEC); sets `*nfds` to how many arrived. 0: end of stream.
+/// Descriptors beyond the room, also of further SCM_RIGHTS messages, are closed, never leaked; then E2BIG is returned and all others are
+/// closed as well. EMFILE: this process may not hold so many, and none is kept.
 ssize_t cproc_recv_fds(int socket, void *bytes, size_t capacity, int fds[], int *nfds);
 
 /// SO_PEERCRED: the pid, uid and gid of the peer when it connected.

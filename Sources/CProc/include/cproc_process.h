@@ -37,15 +37,16 @@ int cproc_has_capability(int cap);
 /// Nanoseconds of CLOCK_MONOTONIC, the same clock on both ends of a lab.
 uint64_t cproc_monotonic_ns(void);
 
-/// posix_spawn-like start of `argv[0]` (found by PATH) in network namespace `netns_fd` (-1: the caller's), its standard streams set to the
-/// three descriptors (-1: /dev/null), and `passed[0..npassed)` as descriptors 3, 4, … . All others are closed by O_CLOEXEC. When `listen_pid` is not 0 the child sets
-/// LISTEN_PID to its own pid in the environment before it executes. `envp` NULL: the caller's. Returns the pid; ENOENT etc. are exec's own error.
-/// The signal mask is emptied and SIGPIPE set to default in the child.
+/// posix_spawn-like start of `argv[0]` (found by the caller's PATH) in network namespace `netns_fd` (-1: the caller's), its standard
+/// streams set to the three descriptors (-1: /dev/null), and `passed[0..npassed)` as descriptors 3, 4, … . All others are closed, O_CLOEXEC or not.
+/// When `listen_pid` is not 0 the child sets LISTEN_PID to its own pid in the environment before it executes. `envp` NULL: the caller's.
+/// Returns the pid; ENOENT etc. are exec's own error. The signal mask is emptied and SIGPIPE set to default in the child.
 int cproc_spawn(const char *const argv[], const char *const envp[], int netns_fd, int in, int out, int err, const int passed[], int npassed,
                 int listen_pid);
 
-/// Replaces this process by `argv[0]` (found by PATH) with `passed[0..npassed)` as descriptors 3, 4, …, LISTEN_PID set to the own pid.
-/// The signal mask is emptied and SIGPIPE set to default. Returns only on failure, with -errno; all this may then have happened already.
+/// Replaces this process by `argv[0]` (found by PATH) with `passed[0..npassed)` as descriptors 3, 4, … and all later ones closed,
+/// LISTEN_PID set to the own pid, the signal mask emptied and SIGPIPE set to default. Returns only on failure, with -errno; descriptors 3…
+/// may then have been replaced and all others set to close on exec.
 int cproc_exec(const char *const argv[], const char *const envp[], const int passed[], int npassed);
 
 /// prctl(PR_SET_PDEATHSIG) is not enough for a stopped target, so the one who stops a process arms a guard: a forked child that holds

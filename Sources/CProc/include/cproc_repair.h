@@ -8,7 +8,8 @@
 enum { CPROC_REPAIR_ON = 1, CPROC_REPAIR_OFF = 0, CPROC_REPAIR_OFF_NO_PROBE = -1 };
 enum { CPROC_QUEUE_NONE = 0, CPROC_QUEUE_RECV = 1, CPROC_QUEUE_SEND = 2 };
 
-/// TCP_REPAIR. OFF sends one window probe in ESTABLISHED; OFF_NO_PROBE sends nothing. Leaving clears SO_REUSEADDR: read it before, set it after.
+/// TCP_REPAIR. OFF sends one window probe in ESTABLISHED; OFF_NO_PROBE sends nothing. Leaving clears SO_REUSEADDR: read it before, set it
+/// after.
 int cproc_repair(int fd, int mode);
 /// TCP_REPAIR_QUEUE. While SEND is selected tcp_write_xmit() transmits no new data.
 int cproc_repair_queue(int fd, int queue);
@@ -17,9 +18,11 @@ int cproc_queue_seq(int fd, uint32_t *seq);
 int cproc_set_queue_seq(int fd, uint32_t seq);
 /// recv(MSG_PEEK | MSG_DONTWAIT) of the selected queue: its bytes, at most `capacity`; 0 for an empty queue. On the send queue the kernel
 /// returns the full length even when `capacity` is smaller: a result above `capacity` is reported as EMSGSIZE.
+/// An application's SO_PEEK_OFF (Linux 6.9) would shift the receive queue and move on: set it to -1 before.
 ssize_t cproc_peek_queue(int fd, void *bytes, size_t capacity);
-/// send() of all `length` bytes into the selected queue of a socket in repair mode, in chunks of at most 64 KiB that are halved on ENOBUFS/ENOMEM
-/// down to 1 KiB (the kernel allocates one linear skb a call). EAGAIN: the buffer is too small. Never blocks.
+/// send() of all `length` bytes into the selected queue of a socket in repair mode, in chunks of at most 64 KiB that are halved on
+/// ENOBUFS/ENOMEM down to 1 KiB (the kernel allocates one linear skb a call). EAGAIN (send queue), ENOBUFS (receive queue): the buffer is
+/// too small, and a part is in it. Never blocks.
 int cproc_fill_queue(int fd, const void *bytes, size_t length);
 
 struct cproc_window { uint32_t snd_wl1, snd_wnd, max_window, rcv_wnd, rcv_wup; };

@@ -39,7 +39,8 @@ int cproc_getsockname(int fd, struct cproc_endpoint *endpoint);
 int cproc_getpeername(int fd, struct cproc_endpoint *endpoint);
 int cproc_bind(int fd, const struct cproc_endpoint *endpoint);
 int cproc_connect(int fd, const struct cproc_endpoint *endpoint);
-/// connect(AF_UNSPEC), tcp_disconnect() in the kernel: in repair mode the socket goes to CLOSE without a FIN or RST; unread data is thrown away.
+/// connect(AF_UNSPEC), tcp_disconnect() in the kernel: in repair mode the socket goes to CLOSE without a FIN or RST; unread data is thrown
+/// away.
 int cproc_disconnect(int fd);
 
 /// fstat(2) of a descriptor, without its large struct.
