@@ -37,3 +37,14 @@ package struct MemorySource: ByteSource, Sendable {
         return count
     }
 }
+
+extension ByteSink {
+    /// Takes all of an array's bytes, or throws.
+    package mutating func write(_ bytes: [UInt8]) throws(ImageError) {
+        var failure: ImageError?
+        unsafe bytes.withUnsafeBytes { buffer in
+            do throws(ImageError) { try unsafe write(buffer) } catch { failure = error }
+        }
+        if let failure { throw failure }
+    }
+}

@@ -35,11 +35,12 @@ package final class Listener {
     /// The next connection of the same user or of root.
     package func accept() throws(CheckpointError) -> SharedDescriptor {
         while true {
-            let raw = accept4(descriptor.raw, nil, nil, Int32(SOCK_CLOEXEC.rawValue))
+            let raw = Glibc.accept(descriptor.raw, nil, nil)
             if raw < 0 {
                 if errno == EINTR { continue }
                 throw CheckpointError("cannot accept a connection on \(path)", result: Int(-errno))
             }
+            _ = fcntl(raw, F_SETFD, FD_CLOEXEC)
             let connection = SharedDescriptor(raw)
             var (pid, uid, gid): (Int32, UInt32, UInt32) = (0, 0, 0)
             if cproc_peer_credentials(raw, &pid, &uid, &gid) >= 0, uid == geteuid() || uid == 0 { return connection }

@@ -40,7 +40,7 @@ private func endHolds(_ image: String, back: Bool, json: Bool) throws {
         do {
             try Take.end(record, back: back)
             done.append(record.id.description)
-        } catch let error as CheckpointError {
+        } catch {
             failure = failure ?? error
         }
     }

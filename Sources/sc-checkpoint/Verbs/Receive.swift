@@ -32,7 +32,7 @@ struct Receive: ParsableCommand {
                 let link = try PeerLink(input: connection, output: connection, peer: "the source", timeout: 10_000)
                 let summary = try MigrationTarget(link, output: 2).run()
                 report(summary)
-            } catch let error as CheckpointError {
+            } catch {
                 Terminal.error(error.description)
                 failure = error
             }

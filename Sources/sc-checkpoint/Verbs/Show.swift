@@ -98,12 +98,12 @@ struct Show: ParsableCommand {
                 advice: "Write CHANNEL:in or CHANNEL:out, as in 0:out", outcome: .usage)
         }
         let bytes = parts[1] == "in" ? channels[number].receiveQueue : channels[number].sendQueue
-        do {
+        do throws(ImageError) {
             try ImageFile.write(output) { sink throws(ImageError) in
                 var sink = sink
-                try bytes.withUnsafeBytes { buffer throws(ImageError) in try sink.write(buffer) }
+                try sink.write(bytes)
             }
-        } catch let error as ImageError {
+        } catch {
             throw imageFailure(error, output)
         }
     }
