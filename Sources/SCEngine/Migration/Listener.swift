@@ -7,6 +7,7 @@ import Glibc
 package final class Listener {
     private let descriptor: OwnedDescriptor
     private let path: String
+    private var isBound = false
 
     /// Takes the place of a socket that nobody listens on any longer; refuses a path that something else uses.
     package init(_ path: String) throws(CheckpointError) {
@@ -15,7 +16,7 @@ package final class Listener {
         self.path = path
         let former = umask(0o177)
         defer { umask(former) }
-        var isBound = bindUnix(raw, path)
+        isBound = bindUnix(raw, path)
         if !isBound, errno == EADDRINUSE {
             let probe = OwnedDescriptor(socket(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0))
             if !connectUnix(probe.raw, path), errno == ECONNREFUSED {
@@ -30,7 +31,7 @@ package final class Listener {
         }
     }
 
-    deinit { unlink(path) }
+    deinit { if isBound { unlink(path) } }
 
     /// The next connection of the same user or of root.
     package func accept() throws(CheckpointError) -> SharedDescriptor {
