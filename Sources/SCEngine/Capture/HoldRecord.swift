@@ -90,7 +90,7 @@ package struct HoldRecord: Sendable {
     /// Lets the processes that were stopped for this session go on.
     package func continueProcesses() {
         for pid in stopped {
-            if let process = try? TargetProcess(pid: pid) { _ = cproc_continue(process.rawPIDFD) }
+            (try? TargetProcess(pid: pid))?.continueRunning()
         }
     }
 }

@@ -59,6 +59,11 @@ package final class SessionCapture {
 
     package var flows: [Flow] { selected.map { Flow(client: $0.channel.peerAddress!, service: $0.channel.localAddress!) } }
 
+    /// Starts what guards the processes against the death of this tool, so that `stop` has only to stop them.
+    package func prepareStop() {
+        for process in holders { stopped.arm(process) }
+    }
+
     /// The processes stand still until `giveBack`, `letGo` or `keepHeld`.
     package func stop() throws(CheckpointError) {
         for process in holders { try stopped.stop(process) }

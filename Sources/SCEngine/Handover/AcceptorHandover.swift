@@ -70,10 +70,11 @@ package final class AcceptorHandover: HandoverDriver {
     package func activate() throws(CheckpointError) { try fresh.activate() }
 
     package func deliver() throws(CheckpointError) -> Int32 {
-        fresh.register(pid: pid)
         try send(AcceptorRequest(type: "go"))
         return pid
     }
+
+    package func cleanUp() { fresh.register(pid: pid) }
 
     package func discard() {
         try? send(AcceptorRequest(type: "cancel"))

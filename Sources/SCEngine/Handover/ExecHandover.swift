@@ -21,6 +21,7 @@ package final class ExecHandover: HandoverDriver {
     private let namespace: NetworkNamespace
     private let fresh: FreshSockets
     private var stateFile: SharedDescriptor?
+    private var pid: Int32 = 0
 
     package init(_ command: [String], mode: Mode, in namespace: NetworkNamespace) {
         (self.command, self.mode, self.namespace) = (command, mode, namespace)
@@ -77,10 +78,12 @@ package final class ExecHandover: HandoverDriver {
         case .detached(let output):
             let pid = try spawn(
                 command, environment: environment, in: namespace, standard: (-1, output, output), passing: passed, listenPID: true)
-            fresh.register(pid: pid)
+            self.pid = pid
             return pid
         }
     }
+
+    package func cleanUp() { fresh.register(pid: pid) }
 
     private func environment(stateDescriptor: Int) -> [String] {
         let own = ["LISTEN_FDS=", "LISTEN_PID=", "LISTEN_FDNAMES=", "SC_STATE_FILE=", "SC_CHANNEL_WRITTEN=", "SC_CHANNEL_READ="]

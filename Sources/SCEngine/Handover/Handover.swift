@@ -27,6 +27,8 @@ package protocol HandoverDriver: AnyObject {
     func activate() throws(CheckpointError)
     /// The receiving process goes to work; returns its pid.
     func deliver() throws(CheckpointError) -> Int32
+    /// After the sessions are served: what the next move wants to know, and what this one needs no longer.
+    func cleanUp()
     /// Drops everything without a packet.
     func discard()
 }

@@ -62,6 +62,10 @@ package final class TransplantHandover: HandoverDriver {
             guard let missing else {
                 for (offer, prelude) in preludes {
                     let (process, fd) = accepted[offer.flow]!
+                    // A small send buffer keeps the server from writing megabytes ahead, which would have to be drained while the client waits.
+                    let socket = try process.duplicate(fd)
+                    _ = cproc_setsockopt_int(socket.raw, SOL_SOCKET, SO_SNDBUF, 65536)
+                    stopped.arm(process)
                     guests[offer.flow] = Guest(offer: offer, prelude: prelude, process: process, fd: fd)
                 }
                 return
@@ -117,13 +121,15 @@ package final class TransplantHandover: HandoverDriver {
 
     package func deliver() -> Int32 {
         stopped.resume()
+        return rebuilt.first?.guest.process.pid ?? root.pid
+    }
+
+    package func cleanUp() {
         SessionRegistry.sweep()
         for entry in rebuilt {
             SessionRegistry.add(session: entry.session, channel: entry.session.channels[0], socket: entry.socket.raw, pid: entry.guest.process.pid)
         }
-        let pid = rebuilt.first?.guest.process.pid ?? root.pid
         route = nil
-        return pid
     }
 
     package func discard() {

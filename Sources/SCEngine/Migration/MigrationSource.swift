@@ -132,7 +132,8 @@ package final class MigrationSource {
     ) throws(CheckpointError) {
         let addresses = request.via.map { [$0] } ?? answer.addresses.map(\.address)
         let steering = try stage(.prepare) { () throws(CheckpointError) in
-            try Steering(
+            capture.prepareStop()
+            return try Steering(
                 request.steering, flows: capture.flows, in: capture.namespace, targetAddresses: addresses, targetName: answer.host,
                 isReturning: answer.isReturning, isSameNamespace: answer.isSameNamespace)
         }

@@ -141,13 +141,13 @@ package final class MigrationTarget {
             try returning?.unmute()
             try driver.activate()
             let pid = try driver.deliver()
-            if let returning {
-                returning.flush()
-                try returning.unhold()
-                returning.clear()
-                self.returning = nil
-            }
+            returning?.flush()
+            try returning?.unhold()
             try? link.report(.activate)
+            // The client is served; the rest is tidying up, with programs that take milliseconds.
+            driver.cleanUp()
+            returning?.clear()
+            returning = nil
             return pid
         } catch {
             var error = error

@@ -9,32 +9,34 @@ package final class StoppedProcesses {
         let process: TargetProcess
         /// Somebody else had stopped it before: it stays stopped.
         let wasStopped: Bool
-        /// The guard's pipe; -1 once disarmed.
-        var guardPipe: Int32
     }
 
     private var stopped: [Stopped] = []
+    /// The guards' pipes, by pid.
+    private var guards: [Int32: Int32] = [:]
 
     package init() {}
 
     deinit { resume() }
 
+    /// Starts the guard of a process that will be stopped; done early, because starting a process takes longer than a blackout may.
+    package func arm(_ process: TargetProcess) {
+        if guards[process.pid] == nil { guards[process.pid] = process.startStopGuard() }
+    }
+
     /// Stops one more process and waits until all its threads stand still. A process that had been stopped before is left so in the end.
     package func stop(_ process: TargetProcess, timeout: Int32 = 2000) throws(CheckpointError) {
+        arm(process)
         let result = try check(
-            cproc_stop(process.pid, process.rawPIDFD, timeout), "cannot stop process \(process.pid) (\(process.command))",
+            process.stop(timeout: timeout), "cannot stop process \(process.pid) (\(process.command))",
             advice: "It has to hold still for the instant of the dump; stopping another user's process needs CAP_KILL")
-        let wasStopped = result >= CPROC_ALREADY_STOPPED
-        stopped.append(Stopped(process: process, wasStopped: wasStopped, guardPipe: -1))
-        if !wasStopped { stopped[stopped.count - 1].guardPipe = cproc_stop_guard(process.rawPIDFD) }
+        stopped.append(Stopped(process: process, wasStopped: result >= CPROC_ALREADY_STOPPED))
     }
 
     /// Lets all go on.
     package func resume() {
-        for entry in stopped {
-            if !entry.wasStopped { _ = cproc_continue(entry.process.rawPIDFD) }
-            disarm(entry.guardPipe)
-        }
+        for entry in stopped where !entry.wasStopped { entry.process.continueRunning() }
+        disarm()
         stopped = []
     }
 
@@ -43,15 +45,17 @@ package final class StoppedProcesses {
 
     /// Leaves the processes stopped beyond the life of this tool (`snapshot --take`); returns those this tool stopped.
     package func keepStopped() -> [TargetProcess] {
-        for entry in stopped { disarm(entry.guardPipe) }
+        disarm()
         defer { stopped = [] }
         return processes
     }
 
-    private func disarm(_ pipe: Int32) {
-        guard pipe >= 0 else { return }
-        var byte: UInt8 = 1
-        _ = write(pipe, &byte, 1)
-        close(pipe)
+    private func disarm() {
+        for pipe in guards.values where pipe >= 0 {
+            var byte: UInt8 = 1
+            _ = write(pipe, &byte, 1)
+            close(pipe)
+        }
+        guards = [:]
     }
 }

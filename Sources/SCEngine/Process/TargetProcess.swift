@@ -10,9 +10,6 @@ package final class TargetProcess: Sendable {
     package let command: String
     private let pidfd: OwnedDescriptor
 
-    /// The raw pidfd, borrowed.
-    package var rawPIDFD: Int32 { pidfd.raw }
-
     package init(pid: Int32) throws(CheckpointError) {
         guard pid > 0 else {
             throw CheckpointError("\(pid) is no process", why: "a process id is positive", errno: EINVAL, advice: "Give the pid of the server")
@@ -25,8 +22,17 @@ package final class TargetProcess: Sendable {
 
     /// Throws ESRCH once the process has ended.
     package func requireAlive() throws(CheckpointError) {
-        try check(cproc_pidfd_send_signal(rawPIDFD, 0), "process \(pid) (\(command)) cannot be reached")
+        try check(cproc_pidfd_send_signal(pidfd.raw, 0), "process \(pid) (\(command)) cannot be reached")
     }
+
+    /// SIGSTOP, and a wait until all threads stand still; a CProc result (`cproc_stop`).
+    func stop(timeout: Int32) -> Int32 { cproc_stop(pid, pidfd.raw, timeout) }
+
+    /// A guard that continues the process should this tool die (`cproc_stop_guard`); its pipe, or -errno.
+    func startStopGuard() -> Int32 { cproc_stop_guard(pidfd.raw) }
+
+    /// SIGCONT; a process that has ended needs none.
+    package func continueRunning() { _ = cproc_continue(pidfd.raw) }
 
     /// The numbers of its open descriptors, in ascending order.
     package func descriptors() throws(CheckpointError) -> [Int32] {
@@ -48,7 +54,7 @@ package final class TargetProcess: Sendable {
 
     /// A duplicate of one of its descriptors, owned by the caller (pidfd_getfd(2)).
     package func duplicate(_ fd: Int32) throws(CheckpointError) -> OwnedDescriptor {
-        let copy = cproc_pidfd_getfd(rawPIDFD, fd)
+        let copy = cproc_pidfd_getfd(pidfd.raw, fd)
         if copy == -EPERM {
             throw CheckpointError(
                 "cannot take a copy of descriptor \(fd) of process \(pid) (\(command))", result: Int(copy),

@@ -38,7 +38,9 @@ package struct ImageRestore {
         }
         do throws(CheckpointError) {
             try driver.activate()
-            return try driver.deliver()
+            let pid = try driver.deliver()
+            driver.cleanUp()
+            return pid
         } catch {
             var error = error
             error.outcome = .needsRecovery

@@ -17,11 +17,14 @@ package func runCommand(
     let files = try (0..<3).map { _ throws(CheckpointError) in
         SharedDescriptor(try check(cproc_memfd("sc-checkpoint"), "cannot make a memory file"))
     }
-    _ = input.withCString { pwrite(files[0].raw, $0, strlen($0), 0) }
-    let pid = try spawn(
-        arguments, environment: environment, in: namespace, standard: (files[0].raw, files[1].raw, files[2].raw), passing: [], listenPID: false)
-    let status = try wait(for: pid, named: arguments[0], timeout: timeout)
-    return CommandResult(status: status, output: contents(of: files[1].raw), errors: contents(of: files[2].raw))
+    // The descriptors are used by number, so nothing else keeps their owners alive.
+    return try withExtendedLifetime(files) { () throws(CheckpointError) in
+        _ = input.withCString { pwrite(files[0].raw, $0, strlen($0), 0) }
+        let pid = try spawn(
+            arguments, environment: environment, in: namespace, standard: (files[0].raw, files[1].raw, files[2].raw), passing: [], listenPID: false)
+        let status = try wait(for: pid, named: arguments[0], timeout: timeout)
+        return CommandResult(status: status, output: contents(of: files[1].raw), errors: contents(of: files[2].raw))
+    }
 }
 
 /// Starts a program (found by PATH) with `passing` as descriptors 3, 4, …
@@ -53,7 +56,7 @@ private func wait(for pid: Int32, named name: String, timeout: Int) throws(Check
 }
 
 private func contents(of file: Int32) -> String {
-    var bytes = [UInt8](repeating: 0, count: Int(lseek(file, 0, SEEK_END)))
+    var bytes = [UInt8](repeating: 0, count: max(0, Int(lseek(file, 0, SEEK_END))))
     let count = pread(file, &bytes, bytes.count, 0)
     return String(decoding: bytes.prefix(max(0, count)), as: UTF8.self)
 }
