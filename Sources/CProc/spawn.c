@@ -4,7 +4,6 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -23,7 +22,7 @@ struct launch {
     int *sources;        // what they are made from; -1: /dev/null
     char listen_pid[32]; // "LISTEN_PID=" and room for the number
     int set_listen_pid;
-    int error; // what the child failed with: it shares this memory, so no pipe is needed
+    volatile int error;  // what the child failed with: it shares this memory, which the compiler cannot know, so no pipe is needed
 };
 
 /// A copy of the environment's pointers with LISTEN_PID replaced by `launch->listen_pid`, whose number is filled in by the child.

@@ -134,6 +134,23 @@ extension KernelCalls {
             }
         }
 
+        @Test func `a subflow of MPTCP is told by its upper layer`() throws {
+            try withDiag { netns, netlink in
+                let multipath: Int32 = 262  // IPPROTO_MPTCP
+                let listener = cproc_socket_in(netns, AF_INET, stream, multipath)
+                if listener == -EPROTONOSUPPORT { return }  // a kernel without CONFIG_MPTCP
+                let client = try check(cproc_socket_in(netns, AF_INET, stream, multipath))
+                defer { closeAll([listener, client]) }
+                var address = endpoint("127.0.0.1", 1000)
+                try check(cproc_bind(listener, &address))
+                try libc(listen(listener, 1))
+                try check(cproc_connect(client, &address))
+                let subflows = try inetSockets(netlink, states: 1 << UInt32(established), extensions: true)
+                #expect(subflows.count == 2)
+                #expect(subflows.allSatisfy { $0.has_ulp == 1 && text($0.ulp) == "mptcp" })
+            }
+        }
+
         @Test func `a dump can be ended early, and the next one is complete`() throws {
             try withDiag { netns, netlink in
                 var sockets: [Int32] = []
