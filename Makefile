@@ -1,0 +1,65 @@
+# make demo and make test do all their own set-up on a Debian machine with a Swift toolchain.
+
+PREFIX ?= /usr/local
+SWIFT ?= swift
+SOURCES := $(shell git ls-files '*.swift' 2>/dev/null)
+PROTOS := $(wildcard images/*.proto)
+
+.PHONY: demo test check format lint generate drift bench fuzz build release install lab lab-down clean setup
+
+demo: setup release ## moves a curl download between two nginx, and back
+	scripts/demo
+
+test: setup ## every test; as root, the end-to-end tests make their own network namespaces
+	$(SWIFT) build --build-tests
+	$(SWIFT) test --skip-build --disable-xctest --no-parallel
+
+check: lint drift test ## the gate before each commit
+
+setup:
+	@scripts/setup
+
+build:
+	$(SWIFT) build
+
+release:
+	@scripts/setup build
+	$(SWIFT) build -c release --product sc-checkpoint
+	$(SWIFT) build -c release --product sc-lab
+
+format: ## rewrites the Swift files
+	$(SWIFT) format --in-place $(SOURCES)
+
+lint:
+	$(SWIFT) format lint --strict $(SOURCES)
+
+generate: ## the C code of images/*.proto
+	protoc-c -Iimages --c_out=Sources/CSCImage $(PROTOS)
+	mv Sources/CSCImage/*.pb-c.h Sources/CSCImage/include/
+
+drift: generate ## generated code is what the .proto files say
+	git diff --exit-code -- Sources/CSCImage
+
+bench: setup ## the performance table
+	$(SWIFT) run -c release --package-path Benchmarks
+
+fuzz: ## FUZZ_RUNS runs of the image reader with the address sanitizer
+	SC_FUZZ=1 $(SWIFT) build --scratch-path .build-fuzz --sanitize=fuzzer --sanitize=address --product fuzz-image -Xcc -fsanitize=fuzzer-no-link
+	mkdir -p .build-fuzz/corpus
+	.build-fuzz/debug/fuzz-image -runs=$(or $(FUZZ_RUNS),1000000) .build-fuzz/corpus Tests/SCImageTests/Golden
+
+lab: setup ## two hosts, a router and a client, to try things by hand
+	$(SWIFT) build --product sc-lab
+	.build/debug/sc-lab up
+
+lab-down:
+	.build/debug/sc-lab down
+
+install: ## PREFIX=/usr/local; the Swift runtime is linked in
+	@scripts/setup build
+	$(SWIFT) build -c release --product sc-checkpoint --static-swift-stdlib --scratch-path .build-static
+	install -d $(DESTDIR)$(PREFIX)/bin
+	install -m 755 .build-static/release/sc-checkpoint $(DESTDIR)$(PREFIX)/bin/sc-checkpoint
+
+clean:
+	rm -rf .build .build-fuzz .build-static
