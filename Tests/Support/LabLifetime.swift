@@ -70,10 +70,10 @@ extension Lab {
     }
 
     /// The processes that live in a named namespace, without the caller.
-    static func processes(in namespace: String) -> [pid_t] {
+    public static func processes(in namespace: String) -> [Int32] {
         var wanted = stat()
         guard stat("/run/netns/\(namespace)", &wanted) == 0 else { return [] }
-        return listFolder("/proc").compactMap { pid_t($0) }.filter { pid in
+        return listFolder("/proc").compactMap { Int32($0) }.filter { pid in
             var own = stat()
             return pid != getpid() && stat("/proc/\(pid)/ns/net", &own) == 0 && own.st_ino == wanted.st_ino
                 && own.st_dev == wanted.st_dev

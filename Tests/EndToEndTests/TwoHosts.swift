@@ -1,0 +1,115 @@
+// A lab with the tool on both hosts: what every end-to-end test begins and ends with.
+
+import FoundationEssentials
+import Glibc
+import Support
+import Testing
+
+/// What `migrate --json` prints.
+struct Migrated: Decodable {
+    struct Stage: Decodable {
+        var name: String
+        var start_us, duration_us: Double
+    }
+    var migrated, refused: Int
+    var blackout_us: Double
+    var stages: [Stage]
+}
+
+/// A lab in which the tool can be run on host A, on host B and on the client.
+final class TwoHosts {
+    let lab: Lab
+    private let clean: Leftovers
+    private var receivers: [Lab.Host: Child] = [:]
+
+    init() throws {
+        lab = try Lab()
+        clean = try Leftovers.snapshot(of: lab)
+    }
+
+    deinit { lab.down() }
+
+    static var program: String { Lab.program("sc-checkpoint") }
+
+    /// Each host has a run-time directory of its own, as separate machines would.
+    func environment(_ host: Lab.Host) -> [String: String] { ["SC_RUN_DIR": "\(lab.folder)/run-\(host.rawValue)"] }
+
+    @discardableResult
+    func tool(_ host: Lab.Host, _ arguments: [String], timeout: Duration = .seconds(30)) throws -> Output {
+        try lab.run(in: host, [Self.program] + arguments, environment: environment(host), timeout: timeout)
+    }
+
+    /// Runs the tool, which must succeed, and decodes its JSON document.
+    func json<Document: Decodable>(_ host: Lab.Host, _ arguments: [String], as type: Document.Type = Document.self) throws -> Document {
+        // Right after the verb: what follows `--` belongs to the receiver's command.
+        let output = try tool(host, [arguments[0], "--json"] + arguments.dropFirst())
+        try #require(output.status == 0, "\(arguments): \(output.stderr)")
+        return try JSONDecoder().decode(type, from: Data(output.stdoutBytes))
+    }
+
+    /// The path on which the host's receiver listens; starts it at the first use.
+    func receiver(on host: Lab.Host) throws -> String {
+        let path = "\(lab.folder)/receive-\(host.rawValue)"
+        if receivers[host] == nil {
+            let child = try lab.spawn(in: host, [Self.program, "receive", "--listen", path], environment: environment(host))
+            receivers[host] = child
+            try #require(child.waitForOutputOrError("listening"), "the receiver does not listen: \(child.stderr)")
+        }
+        return path
+    }
+
+    /// Moves sessions of `pid` on one host to the other; `arguments` choose them and name who gets them.
+    @discardableResult
+    func migrate(_ pid: Int32, from source: Lab.Host, to target: Lab.Host, _ arguments: [String]) throws -> Migrated {
+        try json(source, ["migrate", String(pid), "--to", "unix:\(receiver(on: target))"] + arguments)
+    }
+
+    /// Expects a command to fail in the form `sc-checkpoint: WHAT: WHY (ERRNO). …`, and gives its message.
+    @discardableResult
+    func refuses(_ host: Lab.Host, _ arguments: [String], status: Int32 = 1, naming words: String..., at location: SourceLocation = #_sourceLocation)
+        throws -> String
+    {
+        let output = try tool(host, arguments)
+        #expect(output.status == status, "\(output.stdout)\(output.stderr)", sourceLocation: location)
+        let lines = output.stderr.split(separator: "\n")
+        #expect(lines.last?.hasPrefix("sc-checkpoint: ") == true, "\(output.stderr)", sourceLocation: location)
+        for word in words { #expect(output.stderr.contains(word), "\(word) is missing in: \(output.stderr)", sourceLocation: location) }
+        return output.stderr
+    }
+
+    /// Ends the receivers, forgets the flows that are still passed on by design, and expects that nothing else is left.
+    func finish(at location: SourceLocation = #_sourceLocation) throws {
+        for child in receivers.values { child.terminate() }
+        receivers = [:]
+        for host in [Lab.Host.a, .b] {
+            let tables = try lab.run(in: host, ["nft", "list", "tables"]).stdout
+            for table in tables.split(separator: "\n") where table.hasPrefix("table netdev sc_checkpoint_") {
+                _ = try lab.run(in: host, ["nft", "delete"] + table.split(separator: " ").map(String.init))
+                _ = try lab.run(in: host, ["ip", "link", "delete", "schold0"])
+            }
+        }
+        let left = try clean.check(within: .seconds(3))
+        #expect(left.isEmpty, "\(left)", sourceLocation: location)
+    }
+}
+
+extension Child {
+    /// Waits until the child has written the text to its standard output or error.
+    func waitForOutputOrError(_ text: String, timeout: Duration = .seconds(10)) -> Bool {
+        eventually(within: timeout) { self.stdout.contains(text) || self.stderr.contains(text) }
+    }
+}
+
+/// What one end of sc-stream prints when it is done.
+struct StreamReport: Decodable {
+    var complete: Bool
+    var sent, received: UInt64
+    var mismatch: Int64
+    var errors: [String]
+
+    /// The last JSON line of a stream program's output.
+    init(_ text: String) throws {
+        let line = try #require(text.split(separator: "\n").last { $0.hasPrefix("{") }, "no report in \(text)")
+        self = try JSONDecoder().decode(StreamReport.self, from: Data(line.utf8))
+    }
+}
