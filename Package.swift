@@ -34,7 +34,8 @@ var targets: [Target] = [
     .testTarget(name: "CProcTests", dependencies: ["CProc", "Support"], swiftSettings: strict),
     .testTarget(name: "SCImageTests", dependencies: ["SCImage"], exclude: ["Golden"], swiftSettings: strict),
     .testTarget(name: "SCEngineTests", dependencies: ["SCEngine", "Support"], swiftSettings: strict),
-    .testTarget(name: "EndToEndTests", dependencies: ["SCImage", "Support", "sc-checkpoint"], swiftSettings: strict),
+    .testTarget(
+        name: "EndToEndTests", dependencies: ["SCImage", "Support", "sc-checkpoint"], exclude: ["acceptor.py"], swiftSettings: strict),
 ]
 
 // libFuzzer brings its own main(), so a normal build must not link this one. See `make fuzz`.

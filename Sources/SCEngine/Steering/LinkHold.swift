@@ -203,10 +203,12 @@ package final class LinkHold {
         let added = add.filter { !present.contains($0) }
         let removed = remove.filter { present.contains($0) }
         var changes: [cproc_nft_change] = []
-        for flow in flows {
-            changes += added.map { flow.change($0, add: true, nextHop: $0 == "fwd" || $0 == "relay" ? nextHop ?? formerHop : nil) }
-            changes += removed.map { flow.change($0, add: false) }
+        // Set by set: neighbouring changes of one set share a netlink message.
+        for name in added {
+            let hop = name == "fwd" || name == "relay" ? nextHop ?? formerHop : nil
+            changes += flows.map { $0.change(name, add: true, nextHop: hop) }
         }
+        for name in removed { changes += flows.map { $0.change(name, add: false) } }
         guard !changes.isEmpty else { return }
         try check(
             cproc_nft_apply(nft.raw, rules.table, changes, UInt32(changes.count)), "cannot change the steering rules (table \(rules.table))",
