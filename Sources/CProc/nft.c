@@ -17,7 +17,12 @@
 enum { ELEMENTS_PER_MESSAGE = 500, LARGEST_ELEMENT = 80, MESSAGE_OVERHEAD = 128, LARGEST_NAME = NFT_TABLE_MAXNAMELEN };
 
 int cproc_nft_open(void) {
-    return netlink_open(NETLINK_NETFILTER);
+    int fd = netlink_open(NETLINK_NETFILTER);
+    // One acknowledgement for each message of a batch: a batch over many sets must not overflow the default buffer (recv: ENOBUFS).
+    int size = 4 << 20;
+    if (fd >= 0)
+        setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof size);
+    return fd;
 }
 
 /// A batch under construction. Its buffer is allocated for the worst case, so writing needs no checks.

@@ -1,4 +1,4 @@
-// Images to and from file descriptors: files, pipes, sockets. Blocking; never on Swift's cooperative pool.
+// Images to and from file descriptors: files, pipes, sockets. They wait; never use them on Swift's cooperative pool.
 
 import Glibc
 
@@ -6,9 +6,13 @@ import Glibc
 package struct DescriptorSink: ByteSink, Sendable {
     package let fd: Int32
     private let operation: String
+    private let timeout: Int32
 
-    /// `operation` names the work in errors.
-    package init(_ fd: Int32, operation: String = "writing the image") { (self.fd, self.operation) = (fd, operation) }
+    /// `operation` names the work in errors. With a `timeout` in milliseconds a non-blocking descriptor that takes nothing for so long is
+    /// `.io(ETIMEDOUT)`.
+    package init(_ fd: Int32, operation: String = "writing the image", timeout: Int32 = -1) {
+        (self.fd, self.operation, self.timeout) = (fd, operation, timeout)
+    }
 
     package mutating func write(_ bytes: UnsafeRawBufferPointer) throws(ImageError) {
         var rest = unsafe bytes
@@ -19,7 +23,7 @@ package struct DescriptorSink: ByteSink, Sendable {
             } else if count == 0 {
                 throw .io(errno: ENOSPC, operation: operation)
             } else if errno == EAGAIN {
-                try wait(fd, POLLOUT, operation)
+                try wait(fd, POLLOUT, operation, timeout)
             } else if errno != EINTR {
                 throw .io(errno: errno, operation: operation)
             }
@@ -31,16 +35,20 @@ package struct DescriptorSink: ByteSink, Sendable {
 package struct DescriptorSource: ByteSource, Sendable {
     package let fd: Int32
     private let operation: String
+    private let timeout: Int32
 
-    /// `operation` names the work in errors.
-    package init(_ fd: Int32, operation: String = "reading the image") { (self.fd, self.operation) = (fd, operation) }
+    /// `operation` names the work in errors. With a `timeout` in milliseconds a non-blocking descriptor that gives nothing for so long is
+    /// `.io(ETIMEDOUT)`.
+    package init(_ fd: Int32, operation: String = "reading the image", timeout: Int32 = -1) {
+        (self.fd, self.operation, self.timeout) = (fd, operation, timeout)
+    }
 
     package mutating func read(into buffer: UnsafeMutableRawBufferPointer) throws(ImageError) -> Int {
         while true {
             let count = unsafe Glibc.read(fd, buffer.baseAddress, buffer.count)
             if count >= 0 { return count }
             if errno == EAGAIN {
-                try wait(fd, POLLIN, operation)
+                try wait(fd, POLLIN, operation, timeout)
             } else if errno != EINTR {
                 throw .io(errno: errno, operation: operation)
             }
@@ -48,10 +56,12 @@ package struct DescriptorSource: ByteSource, Sendable {
     }
 }
 
-/// Someone made the descriptor non-blocking (a terminal's other end, a parent): wait until it is ready.
-private func wait(_ fd: Int32, _ events: Int32, _ operation: String) throws(ImageError) {
+/// Waits until a non-blocking descriptor is ready.
+private func wait(_ fd: Int32, _ events: Int32, _ operation: String, _ timeout: Int32) throws(ImageError) {
     var entry = pollfd(fd: fd, events: Int16(events), revents: 0)
-    guard unsafe poll(&entry, 1, -1) >= 0 || errno == EINTR else { throw .io(errno: errno, operation: operation) }
+    let ready = unsafe poll(&entry, 1, timeout)
+    if ready < 0, errno != EINTR { throw .io(errno: errno, operation: operation) }
+    if ready == 0 { throw .io(errno: ETIMEDOUT, operation: operation) }
 }
 
 /// The C library's words for an errno.

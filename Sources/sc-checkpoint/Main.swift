@@ -34,12 +34,12 @@ struct Main {
         } catch {
             // ArgumentParser's own: --help and --version are no failures; everything else is wrong usage.
             let isFailure = SCCheckpoint.exitCode(for: error) != .success
-            let text = SCCheckpoint.fullMessage(for: error)
-            if isFailure {
-                Terminal.write(text + "\n", to: 2)
-                exit(CheckpointError.Outcome.usage.rawValue)
-            }
-            Terminal.write(text + "\n", to: 1)
+            guard isFailure else { return Terminal.write(SCCheckpoint.fullMessage(for: error) + "\n", to: 1) }
+            let usage = CheckpointError(
+                "the command line cannot be understood", why: SCCheckpoint.message(for: error), errno: EINVAL,
+                advice: "Try sc-checkpoint --help, or --help after the verb", outcome: .usage)
+            Terminal.error(usage.description)
+            exit(usage.outcome.rawValue)
         }
     }
 }

@@ -71,7 +71,7 @@ final class TwoHosts {
     {
         let output = try tool(host, arguments)
         #expect(output.status == status, "\(output.stdout)\(output.stderr)", sourceLocation: location)
-        let lines = output.stderr.split(separator: "\n")
+        let lines = output.stderr.split(whereSeparator: \.isNewline)
         #expect(lines.last?.hasPrefix("sc-checkpoint: ") == true, "\(output.stderr)", sourceLocation: location)
         for word in words { #expect(output.stderr.contains(word), "\(word) is missing in: \(output.stderr)", sourceLocation: location) }
         return output.stderr

@@ -1,6 +1,6 @@
 """An acceptor for the tests: says what its first argument tells it to, and echoes on the sessions it gets.
 
-usage: acceptor.py accept|decline|die|hang|late-decline SOCKET [stream]
+usage: acceptor.py accept|decline|die|hang|late-decline|never-ready SOCKET [stream]
 """
 import array, json, os, socket, sys, threading, time
 
@@ -65,6 +65,9 @@ for message in table:
         with os.fdopen(got.pop(0), "rb") as file:
             file.seek(0)
             state = file.read()
+if behaviour == "never-ready":
+    print("holding", flush=True)
+    time.sleep(60)
 if behaviour == "late-decline":
     reply(connection, type="decline", reason="changed my mind")
     time.sleep(1)

@@ -114,7 +114,8 @@ package final class HeldSocket {
 
     private func select(_ queue: some BinaryInteger) throws(CheckpointError) { try select(Int(queue)) }
 
-    /// Peeks `expected` bytes of the selected queue; any other count means that the peek stopped at something this tool does not carry.
+    /// Peeks `expected` bytes of the selected queue. Any other count (EIO) means that the queue moved meanwhile, which only an unlocked dump allows,
+    /// or that the peek stopped at something this tool does not carry.
     private func peek(_ expected: Int, _ which: String) throws(CheckpointError) -> [UInt8] {
         if expected == 0 { return [] }
         var failure: CheckpointError?
@@ -127,7 +128,7 @@ package final class HeldSocket {
         guard bytes.count == expected else {
             throw CheckpointError(
                 "cannot read the \(which) queue of descriptor \(fd)", why: "\(bytes.count) of \(expected) bytes could be read",
-                errno: EIO, advice: "Urgent data in the stream stops the read; the session stays where it is")
+                errno: EIO, advice: "The session stays where it is")
         }
         return bytes
     }

@@ -95,9 +95,8 @@ package final class SessionCapture {
             defer { socket.giveBack() }
             var channel: TCPChannel?
             for _ in 0..<5 where channel == nil {
-                let before = socket.movement
-                let attempt = try socket.dump(options: baseline)
-                if socket.movement == before { channel = attempt } else { socket.giveBack() }
+                channel = try unlockedDump(socket, baseline)
+                if channel == nil { socket.giveBack() }
             }
             if channel == nil {
                 try socket.lock(with: drop.raw)
@@ -106,6 +105,18 @@ package final class SessionCapture {
             channels.append(channel!)
         }
         return channels
+    }
+
+    /// A dump without a lock; nil when the connection moved meanwhile.
+    private func unlockedDump(_ socket: HeldSocket, _ baseline: OptionBaseline) throws(CheckpointError) -> TCPChannel? {
+        let before = socket.movement
+        do throws(CheckpointError) {
+            let channel = try socket.dump(options: baseline)
+            return socket.movement == before ? channel : nil
+        } catch {
+            if error.errno == EIO { return nil }
+            throw error
+        }
     }
 
     /// The sessions go on at the source.

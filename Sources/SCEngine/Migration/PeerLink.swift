@@ -53,10 +53,11 @@ package final class PeerLink {
         self.input = input
         self.output = output
         self.peer = peer
-        Self.setTimeout(input.raw, timeout)
+        // Non-blocking, so that a peer that says nothing, or takes nothing, is noticed.
+        for fd in [input.raw, output.raw] { _ = fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) }
         do throws(ImageError) {
-            writer = try WireWriter(DescriptorSink(output.raw, operation: "sending to \(peer)"))
-            reader = try WireReader(DescriptorSource(input.raw, operation: "receiving from \(peer)"))
+            writer = try WireWriter(DescriptorSink(output.raw, operation: "sending to \(peer)", timeout: Int32(clamping: timeout)))
+            reader = try WireReader(DescriptorSource(input.raw, operation: "receiving from \(peer)", timeout: Int32(clamping: timeout)))
         } catch {
             throw Self.translate(error, peer)
         }
@@ -156,18 +157,9 @@ package final class PeerLink {
                 Failure(what: error.what, why: error.why, advice: error.advice, errno: error.errno, needsRecover: error.outcome == .needsRecovery)))
     }
 
-    /// From now on a silent peer is given up after so many milliseconds; 0 waits for ever.
-    package func setTimeout(_ milliseconds: Int) { Self.setTimeout(input.raw, milliseconds) }
-
-    /// A pipe has no SO_RCVTIMEO; there the end of ssh is the end of the wait.
-    private static func setTimeout(_ fd: Int32, _ milliseconds: Int) {
-        var time = timeval(tv_sec: milliseconds / 1000, tv_usec: milliseconds % 1000 * 1000)
-        _ = cproc_setsockopt(fd, SOL_SOCKET, 20 /* SO_RCVTIMEO */, &time, UInt32(MemoryLayout<timeval>.size))
-    }
-
     private static func translate(_ error: ImageError, _ peer: String) -> CheckpointError {
         switch error {
-        case .io(let number, _) where number == EAGAIN:
+        case .io(let number, _) where number == ETIMEDOUT:
             CheckpointError("\(peer) does not answer", why: "no reply within the deadline", errno: ETIMEDOUT, advice: "The session stays where it was")
         case .io(let number, let operation): CheckpointError("\(operation) failed", result: Int(-number), advice: "The session stays where it was")
         case .truncated: CheckpointError("\(peer) ended the conversation", why: "the connection was closed", errno: ECONNRESET)

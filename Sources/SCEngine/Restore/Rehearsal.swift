@@ -23,7 +23,7 @@ package struct Rehearsal {
         for address in addresses where !(address.bytes.first == 127 && !address.isIPv6) && address != IPAddress("::1") {
             lines.append(address.isIPv6 ? "address add \(address)/128 dev lo nodad" : "address add \(address)/32 dev lo")
         }
-        lines += ["route add default dev lo", "-6 route add default dev lo"]
+        lines += ["route add default dev lo", "route add ::/0 dev lo"]
         try runChecked(["ip", "-force", "-batch", "-"], input: lines.joined(separator: "\n") + "\n", in: namespace)
     }
 
