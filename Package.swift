@@ -13,7 +13,8 @@ var targets: [Target] = [
     .target(
         name: "CSCImage", dependencies: ["CProtobufC"], cSettings: strictC,
         linkerSettings: [.linkedLibrary("crypto")]),
-    .target(name: "SCImage", dependencies: ["CSCImage"],
+    .target(
+        name: "SCImage", dependencies: ["CSCImage"],
         swiftSettings: strict + [.strictMemorySafety(), .enableUpcomingFeature("InternalImportsByDefault")]),
     // libnet has no .pc file in Debian, so it is linked by name and used from C only.
     .target(name: "CProc", cSettings: strictC, linkerSettings: [.linkedLibrary("net")]),

@@ -48,7 +48,8 @@ struct HandoverOptions: ParsableArguments {
         let given = [isExec, into != nil, onto != nil].filter { $0 }.count
         guard given == 1 else {
             throw CheckpointError(
-                "say who gets the session", why: given == 0 ? "none of --exec, --into and --onto was given" : "more than one was given", errno: EINVAL,
+                "say who gets the session", why: given == 0 ? "none of --exec, --into and --onto was given" : "more than one was given",
+                errno: EINVAL,
                 advice: "Choose one: --exec -- CMD, --into SOCKET, or --onto PID --adapter NAME", outcome: .usage)
         }
         if let into { return .into(path: Array(into.utf8)) }
@@ -61,7 +62,8 @@ struct HandoverOptions: ParsableArguments {
             return .onto(pid: onto, adapter: adapter, options: [])
         }
         guard !command.isEmpty else {
-            throw CheckpointError("--exec needs a command", why: "none was given", errno: EINVAL, advice: "Write it last: --exec -- CMD ARGS", outcome: .usage)
+            throw CheckpointError(
+                "--exec needs a command", why: "none was given", errno: EINVAL, advice: "Write it last: --exec -- CMD ARGS", outcome: .usage)
         }
         return .exec(arguments: command.map { Array($0.utf8) })
     }

@@ -37,14 +37,16 @@ struct AcceptorTests {
         arguments: [
             ("decline", "the house is full", "ECONNREFUSED"), ("late-decline", "changed my mind", "ECONNREFUSED"),
             ("die", "ended the conversation", "ECONNRESET"), ("hang", "did not answer", "ETIMEDOUT"),
-        ]) func `an acceptor that does not take the session leaves it where it is`(behaviour: String, words: String, errno: String) throws {
+        ]) func `an acceptor that does not take the session leaves it where it is`(behaviour: String, words: String, errno: String) throws
+    {
         let pair = try CarriedTests.Pair(.ipv4, echo: true)
         let capture = try Capture(pair.world.lab)
         let (child, path) = try acceptor(pair.world, behaviour)
         try pair.world.refuses(
             .a,
             [
-                "migrate", String(pair.server.pid), "--port", pair.port, "--deadline", "2000", "--to", "unix:\(pair.world.receiver(on: .b))", "--into",
+                "migrate", String(pair.server.pid), "--port", pair.port, "--deadline", "2000", "--to", "unix:\(pair.world.receiver(on: .b))",
+                "--into",
                 path,
             ], naming: words, errno)
         let pong = try Held(pair.client.ask("ping 0"))
@@ -80,7 +82,9 @@ struct AcceptorTests {
         try client.waitForOutput("after")
         #expect(capture.stop().resetsToClient == 0)
         for child in [client, server] { child.terminate() }
-        _ = eventually(within: .seconds(2)) { Lab.processes(in: world.lab.namespace(.b)).allSatisfy { !readText("/proc/\($0)/comm").hasPrefix("socat") } }
+        _ = eventually(within: .seconds(2)) {
+            Lab.processes(in: world.lab.namespace(.b)).allSatisfy { !readText("/proc/\($0)/comm").hasPrefix("socat") }
+        }
         try world.finish()
     }
 }

@@ -117,7 +117,8 @@ struct NginxTests {
         try servers.world.refuses(
             .a,
             [
-                "migrate", String(servers.a.masterPID), "--peer", lab.address(.client, .ipv4), "--to", "unix:\(servers.world.receiver(on: .b))", "--onto",
+                "migrate", String(servers.a.masterPID), "--peer", lab.address(.client, .ipv4), "--to", "unix:\(servers.world.receiver(on: .b))",
+                "--onto",
                 String(other.masterPID), "--adapter", "http",
             ], naming: "cannot continue /big.bin", "ENOENT")
         try #expect(download.wait(timeout: .seconds(30)) == 0, "\(download.stderr)")

@@ -99,12 +99,14 @@ struct RefusalTests {
         try world.refuses(.a, migrate("unix:\(receiver)", ["--onto", "1"]), status: 2, naming: "needs an adapter")
         try world.refuses(.a, migrate("unix:\(receiver)", []), status: 2, naming: "who gets the session")
         try world.lab.check(in: .b, ["ip", "address", "delete", "10.77.0.100/32", "dev", "lo"])
-        try world.refuses(.a, migrate("unix:\(receiver)", ["--exec", "--", "true"]), naming: "does not have the address 10.77.0.100", "EADDRNOTAVAIL")
+        try world.refuses(
+            .a, migrate("unix:\(receiver)", ["--exec", "--", "true"]), naming: "does not have the address 10.77.0.100", "EADDRNOTAVAIL")
         try world.lab.check(in: .b, ["ip", "address", "add", "10.77.0.100/32", "dev", "lo"])
         let routes = try world.lab.check(in: .b, ["ip", "route", "show", "default"])
         try world.lab.check(in: .b, ["ip", "route", "delete", "default"])
         try world.refuses(.a, migrate("unix:\(receiver)", ["--exec", "--", "true"]), naming: "no route to the client", "ENETUNREACH")
-        try world.lab.check(in: .b, ["ip", "route", "add"] + routes.split(separator: " ").map { String($0.filter { $0 != "\n" }) }.filter { !$0.isEmpty })
+        try world.lab.check(
+            in: .b, ["ip", "route", "add"] + routes.split(separator: " ").map { String($0.filter { $0 != "\n" }) }.filter { !$0.isEmpty })
         try expectAlive(pair, capture)
     }
 
@@ -113,7 +115,9 @@ struct RefusalTests {
         let capture = try Capture(pair.world.lab)
         let world = pair.world
         let path = "\(world.lab.folder)/false.sock"
-        for (program, word) in [("SYSTEM:sleep 60", "ETIMEDOUT"), ("SYSTEM:echo hello this is no receiver at all; sleep 60", "EPROTO"), ("SYSTEM:exit 1", "ECONNRESET")] {
+        for (program, word) in [
+            ("SYSTEM:sleep 60", "ETIMEDOUT"), ("SYSTEM:echo hello this is no receiver at all; sleep 60", "EPROTO"), ("SYSTEM:exit 1", "ECONNRESET"),
+        ] {
             let false_ = try world.lab.spawn(in: .b, ["socat", "UNIX-LISTEN:\(path),unlink-early", program])
             _ = eventually(within: .seconds(3)) { access(path, F_OK) == 0 }
             try world.refuses(

@@ -29,7 +29,8 @@ struct SnapshotTests {
         let stream = Lab.program("sc-stream")
         let server = try world.lab.spawn(in: .a, [stream, "server", "10.77.0.100", "7000", "--seed", "3"])
         try #require(server.waitForOutputOrError("listening"))
-        let client = try world.lab.spawn(in: .client, [stream, "client", "10.77.0.100", "7000", "--seed", "3", "--seconds", "6", "--rate", "5000000"])
+        let client = try world.lab.spawn(
+            in: .client, [stream, "client", "10.77.0.100", "7000", "--seed", "3", "--seconds", "6", "--rate", "5000000"])
         usleep(300_000)
         let image = "\(world.lab.folder)/busy.sci"
         for _ in 0..<100 {

@@ -43,7 +43,10 @@ struct MovedStreamTests {
             let result = try world.migrate(pid, from: source, to: target, ["--peer", world.lab.address(.client, family)] + command)
             #expect(result.migrated == 1)
             if move == 0 { server.terminate() }
-            #expect(eventually(within: .seconds(5)) { Lab.processes(in: world.lab.namespace(source)).allSatisfy { !readText("/proc/\($0)/comm").hasPrefix("sc-stream") } })
+            #expect(
+                eventually(within: .seconds(5)) {
+                    Lab.processes(in: world.lab.namespace(source)).allSatisfy { !readText("/proc/\($0)/comm").hasPrefix("sc-stream") }
+                })
             pid = try holder(world, on: target)
         }
         try #expect(client.wait(timeout: .seconds(40)) == 0, "\(client.stdout)\(client.stderr)")

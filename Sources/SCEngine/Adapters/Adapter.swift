@@ -11,7 +11,8 @@ package protocol Adapter: Sendable {
     var name: String { get }
 
     /// While the session runs at the source: finds out what the other server will have to do. `options` are the user's `key=value`.
-    func learn(_ session: SelectedSession, socket: HeldSocket, known: AdapterState?, options: [String: String]) throws(CheckpointError) -> AdapterState
+    func learn(_ session: SelectedSession, socket: HeldSocket, known: AdapterState?, options: [String: String]) throws(CheckpointError)
+        -> AdapterState
 
     /// The session is captured: writes its exact position into the state, or refuses when it cannot be proved.
     func fix(_ state: AdapterState, channel: TCPChannel) throws(CheckpointError) -> AdapterState
@@ -37,7 +38,8 @@ package func adapter(named name: String) throws(CheckpointError) -> any Adapter 
     case "raw": return RawAdapter()
     default:
         throw CheckpointError(
-            "there is no adapter \(name)", why: "this version knows http and raw", errno: EINVAL, advice: "Choose one with --adapter", outcome: .usage)
+            "there is no adapter \(name)", why: "this version knows http and raw", errno: EINVAL, advice: "Choose one with --adapter", outcome: .usage
+        )
     }
 }
 
@@ -57,7 +59,8 @@ struct RawAdapter: Adapter {
         // A server that greets first (SMTP, FTP) has a state after all.
         guard try prelude.readAvailable().isEmpty else {
             throw CheckpointError(
-                "the server greets its clients, so the raw adapter does not fit it", why: "a fresh connection is not in the session's state", errno: EPROTO,
+                "the server greets its clients, so the raw adapter does not fit it", why: "a fresh connection is not in the session's state",
+                errno: EPROTO,
                 advice: "Use the adapter of its protocol")
         }
         return AlignedPrelude(surplus: [])

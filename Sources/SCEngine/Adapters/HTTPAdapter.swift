@@ -20,7 +20,9 @@ struct HTTPAdapter: Adapter {
         if let known, known.name == name, let download = try HTTPState(known).download, download.anchor + counts.written <= download.last {
             return known
         }
-        let server = ServerAccess(namespace: try NetworkNamespace.of(socket: socket.raw), service: Flow(client: session.channel.peerAddress!, service: session.channel.localAddress!).service)
+        let server = ServerAccess(
+            namespace: try NetworkNamespace.of(socket: socket.raw),
+            service: Flow(client: session.channel.peerAddress!, service: session.channel.localAddress!).service)
         if let target = options["target"] {
             let host = options["host"] ?? server.service.address.description
             let fields = [HTTPRequest.Field(name: "Host", value: host)]
@@ -68,7 +70,8 @@ struct HTTPAdapter: Adapter {
         }
         if proved.isEmpty, finished { return HTTPState(download: nil).encoded }
         // The same file at the same place under several spellings of the request is one answer.
-        guard let first = proved.first, proved.allSatisfy({ ($0.anchor, $0.last, $0.validator) == (first.anchor, first.last, first.validator) }) else {
+        guard let first = proved.first, proved.allSatisfy({ ($0.anchor, $0.last, $0.validator) == (first.anchor, first.last, first.validator) })
+        else {
             throw CheckpointError(
                 "cannot tell what \(server.service) is sending to \(session.channel.peer)",
                 why: proved.isEmpty ? "no request in the server's memory fits the bytes on the connection" : "several requests fit", errno: ENODATA,
@@ -125,7 +128,8 @@ struct HTTPAdapter: Adapter {
         let position = download.anchor + Int(channel.bytesWritten)
         guard position >= download.first, position <= download.last + 1 else {
             throw CheckpointError(
-                "the download of \(download.request.target) has left its response meanwhile", why: "offset \(position) of \(download.first)-\(download.last)",
+                "the download of \(download.request.target) has left its response meanwhile",
+                why: "offset \(position) of \(download.first)-\(download.last)",
                 errno: EAGAIN, advice: "Repeat")
         }
         // Everything is written: what is left lies in the send queue, and the connection is idle.
@@ -140,7 +144,8 @@ struct HTTPAdapter: Adapter {
         guard let download = try HTTPState(state).download else { return }
         guard let (_, first, last, validator) = try describe(download.request, server) else {
             throw CheckpointError(
-                "the server at \(server.service) on \(hostName()) cannot continue \(download.request.target)", why: "it gives no file with byte ranges for it",
+                "the server at \(server.service) on \(hostName()) cannot continue \(download.request.target)",
+                why: "it gives no file with byte ranges for it",
                 errno: ENOENT, advice: "Put the same file there")
         }
         guard (first, last, validator) == (download.first, download.last, download.validator) else {
@@ -181,7 +186,8 @@ struct HTTPAdapter: Adapter {
         let body = reply[head.length...]
         guard body.prefix(overlap).elementsEqual(channel.sendQueue.suffix(overlap)) else {
             throw CheckpointError(
-                "the server's \(download.request.target) has other content", why: "the bytes before offset \(position) differ from those the client is being sent",
+                "the server's \(download.request.target) has other content",
+                why: "the bytes before offset \(position) differ from those the client is being sent",
                 errno: ESTALE, advice: "Copy the file again")
         }
         return AlignedPrelude(surplus: Array(body.dropFirst(overlap)))

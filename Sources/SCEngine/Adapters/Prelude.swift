@@ -10,7 +10,9 @@ package struct ServerAccess: Sendable {
     package let service: SocketAddress
 
     /// Sends `request` on a connection of its own and reads until `isComplete` or the end of the stream.
-    package func exchange(_ request: [UInt8], limit: Int = 1 << 20, timeout: Int = 3000, until isComplete: ([UInt8]) -> Bool) throws(CheckpointError) -> [UInt8] {
+    package func exchange(_ request: [UInt8], limit: Int = 1 << 20, timeout: Int = 3000, until isComplete: ([UInt8]) -> Bool) throws(CheckpointError)
+        -> [UInt8]
+    {
         let prelude = try Prelude(to: service, in: namespace, as: nil, timeout: timeout)
         try prelude.write(request)
         let deadline = Deadline(milliseconds: timeout)
@@ -99,7 +101,8 @@ package final class Prelude {
             if count > 0 {
                 result += buffer.prefix(count)
             } else if count == 0 {
-                throw CheckpointError("the server closed the prelude connection", why: "end of stream", errno: ECONNRESET, advice: "Look into its log")
+                throw CheckpointError(
+                    "the server closed the prelude connection", why: "end of stream", errno: ECONNRESET, advice: "Look into its log")
             } else {
                 guard errno == EAGAIN else { throw CheckpointError("cannot read from the server at \(service)", result: Int(-errno)) }
                 return result
@@ -135,7 +138,8 @@ package final class MarkedRoute {
         }
         for family in self.families {
             try check(
-                cproc_mark_local_add(netlink.raw, family, UInt32(Prelude.mark), Self.table, Self.priority), "cannot route the prelude connections to this host",
+                cproc_mark_local_add(netlink.raw, family, UInt32(Prelude.mark), Self.table, Self.priority),
+                "cannot route the prelude connections to this host",
                 advice: "Policy routing (CONFIG_IP_MULTIPLE_TABLES) is needed")
         }
     }

@@ -11,7 +11,9 @@ package struct Take {
     package init(_ capture: SessionCapture) { self.capture = capture }
 
     /// Captures, has `store` write the image, and only then keeps the hold. Whatever fails gives the sessions back.
-    package func run(state: [UInt8], adapterStates: [AdapterState?], adapter: (any Adapter)?, store: ([Session]) throws(CheckpointError) -> Void) throws(CheckpointError) -> [HoldRecord] {
+    package func run(state: [UInt8], adapterStates: [AdapterState?], adapter: (any Adapter)?, store: ([Session]) throws(CheckpointError) -> Void)
+        throws(CheckpointError) -> [HoldRecord]
+    {
         let signals = BlockedSignals()
         defer { signals.restore() }
         let mute = HoldMute(capture.namespace)
@@ -44,7 +46,8 @@ package struct Take {
             let (reuseAddress, ownFilter) = capture.sockets[index].record
             records.append(
                 HoldRecord(
-                    id: session.id, pid: capture.selected[index].process.pid, fd: capture.sockets[index].fd, inode: capture.selected[index].channel.inode,
+                    id: session.id, pid: capture.selected[index].process.pid, fd: capture.sockets[index].fd,
+                    inode: capture.selected[index].channel.inode,
                     reuseAddress: reuseAddress, ownFilter: ownFilter, stopped: stopped, flow: capture.flows[index]))
         }
         return records

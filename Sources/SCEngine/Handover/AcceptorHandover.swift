@@ -40,7 +40,8 @@ package final class AcceptorHandover: HandoverDriver {
             if errno != EPROTOTYPE { break }
         }
         throw CheckpointError(
-            "cannot reach the acceptor at \(path)", result: Int(-errno), advice: "Start the receiving process first; it has to listen on that Unix socket")
+            "cannot reach the acceptor at \(path)", result: Int(-errno),
+            advice: "Start the receiving process first; it has to listen on that Unix socket")
     }
 
     package func rebuild(_ session: Session) throws(CheckpointError) { try fresh.rebuild(session) }

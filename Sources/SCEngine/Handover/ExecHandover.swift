@@ -38,7 +38,8 @@ package final class ExecHandover: HandoverDriver {
         }
         guard offers.count == 1 || offers.allSatisfy({ $0.stateBytes == 0 }) else {
             throw CheckpointError(
-                "cannot hand over the state of \(offers.count) sessions", why: "SC_STATE_FILE holds one", errno: EINVAL, advice: "Move them one by one, or use --into")
+                "cannot hand over the state of \(offers.count) sessions", why: "SC_STATE_FILE holds one", errno: EINVAL,
+                advice: "Move them one by one, or use --into")
         }
         try refuseHeldFlows(offers, in: namespace)
     }
@@ -108,7 +109,8 @@ func refuseHeldFlows(_ offers: [SessionOffer], in namespace: NetworkNamespace) t
             var (found, destination) = (cproc_route(), SocketAddress(offer.flow.service.address, port: 0).endpoint)
             guard cproc_route_get(route.raw, &destination, &found) >= 0, found.type == 2 else {
                 throw CheckpointError(
-                    "\(hostName()) cannot receive \(offer.flow)", why: "it does not have the address \(offer.flow.service.address)", errno: EADDRNOTAVAIL,
+                    "\(hostName()) cannot receive \(offer.flow)", why: "it does not have the address \(offer.flow.service.address)",
+                    errno: EADDRNOTAVAIL,
                     advice: "Add it: ip address add \(offer.flow.service.address) dev lo")
             }
         }

@@ -34,7 +34,8 @@ package final class TransplantHandover: HandoverDriver {
         for offer in offers {
             guard let state = offer.adapter, state.name == adapter.name else {
                 throw CheckpointError(
-                    "cannot continue \(offer.flow) in process \(root.pid) (\(root.command))", why: "the session was captured without the adapter \(adapter.name)",
+                    "cannot continue \(offer.flow) in process \(root.pid) (\(root.command))",
+                    why: "the session was captured without the adapter \(adapter.name)",
                     errno: EINVAL, advice: "Capture it with --adapter \(adapter.name)")
             }
             try adapter.check(state, server: ServerAccess(namespace: namespace, service: offer.flow.service))
@@ -54,7 +55,9 @@ package final class TransplantHandover: HandoverDriver {
             var accepted: [Flow: (TargetProcess, Int32)] = [:]
             for process in root.tree() {
                 for fd in (try? process.descriptors()) ?? [] {
-                    guard let copy = try? process.duplicate(fd), let local = SocketView(copy.raw).local, let peer = SocketView(copy.raw).peer else { continue }
+                    guard let copy = try? process.duplicate(fd), let local = SocketView(copy.raw).local, let peer = SocketView(copy.raw).peer else {
+                        continue
+                    }
                     accepted[Flow(client: peer, service: local)] = (process, fd)
                 }
             }

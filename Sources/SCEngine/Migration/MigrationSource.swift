@@ -50,7 +50,8 @@ package final class MigrationSource {
         selection = try selectSessions(of: root, filter)
         if !request.state.isEmpty, selection.chosen.count != 1 {
             throw CheckpointError(
-                "--state belongs to one session", why: "\(selection.chosen.count) are selected", errno: EINVAL, advice: "Name one with --peer or --fd",
+                "--state belongs to one session", why: "\(selection.chosen.count) are selected", errno: EINVAL,
+                advice: "Name one with --peer or --fd",
                 outcome: .usage)
         }
     }
@@ -67,7 +68,10 @@ package final class MigrationSource {
         let link = try PeerLink.open(request.target, shell: request.shell, program: request.program, timeout: request.deadline)
         let answer = try stage(.offer) { () throws(CheckpointError) in try offer(capture, adapterStates, over: link) }
         var result = MigrationResult(
-            migrated: capture.flows, refused: selection.refused.map { (Flow(client: $0.channel.peerAddress ?? $0.channel.localAddress!, service: $0.channel.localAddress!), $0.channel.reason ?? "") },
+            migrated: capture.flows,
+            refused: selection.refused.map {
+                (Flow(client: $0.channel.peerAddress ?? $0.channel.localAddress!, service: $0.channel.localAddress!), $0.channel.reason ?? "")
+            },
             blackout: 0, timeline: timeline, stateBytes: request.state.count, host: answer.host)
         if request.dryRun {
             result.migrated = []

@@ -80,7 +80,9 @@ package final class MigrationTarget {
 
     private func adapterStates(_ handover: Handover, count: Int) -> [AdapterState?] {
         guard case .onto(_, let adapter, let options) = handover else { return Array(repeating: nil, count: count) }
-        let states = options.filter { $0.hasPrefix("state=") }.map { AdapterState(name: adapter, bytes: bytes(hexadecimal: String($0.dropFirst(6))) ?? []) }
+        let states = options.filter { $0.hasPrefix("state=") }.map {
+            AdapterState(name: adapter, bytes: bytes(hexadecimal: String($0.dropFirst(6))) ?? [])
+        }
         return states.count == count ? states : Array(repeating: nil, count: count)
     }
 
@@ -192,7 +194,8 @@ extension NetworkNamespace {
             netlink.raw,
             { endpoint, prefix, index, context in
                 guard index != 1, let address = SocketAddress(endpoint!.pointee) else { return 0 }
-                Unmanaged<Box>.fromOpaque(context!).takeUnretainedValue().found.append(AddressPrefix(address.address, length: UInt8(clamping: prefix)))
+                Unmanaged<Box>.fromOpaque(context!).takeUnretainedValue().found.append(
+                    AddressPrefix(address.address, length: UInt8(clamping: prefix)))
                 return 0
             }, Unmanaged.passUnretained(box).toOpaque())
         try check(result, "cannot list the addresses")

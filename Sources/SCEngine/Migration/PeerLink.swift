@@ -73,7 +73,8 @@ package final class PeerLink {
             let connection = SharedDescriptor(try check(raw < 0 ? -errno : raw, "cannot make a Unix socket"))
             guard connectUnix(raw, path) else {
                 throw CheckpointError(
-                    "cannot reach the receiver at unix:\(path)", result: Int(-errno), advice: "Start it there: sc-checkpoint receive --listen \(path)")
+                    "cannot reach the receiver at unix:\(path)", result: Int(-errno), advice: "Start it there: sc-checkpoint receive --listen \(path)"
+                )
             }
             return try PeerLink(input: connection, output: connection, peer: target.description, timeout: timeout)
         case .ssh(let host):
@@ -160,10 +161,12 @@ package final class PeerLink {
     private static func translate(_ error: ImageError, _ peer: String) -> CheckpointError {
         switch error {
         case .io(let number, _) where number == ETIMEDOUT:
-            CheckpointError("\(peer) does not answer", why: "no reply within the deadline", errno: ETIMEDOUT, advice: "The session stays where it was")
+            CheckpointError(
+                "\(peer) does not answer", why: "no reply within the deadline", errno: ETIMEDOUT, advice: "The session stays where it was")
         case .io(let number, let operation): CheckpointError("\(operation) failed", result: Int(-number), advice: "The session stays where it was")
         case .truncated: CheckpointError("\(peer) ended the conversation", why: "the connection was closed", errno: ECONNRESET)
-        default: CheckpointError("\(peer) does not speak this tool's protocol", why: error.description, errno: EPROTO, advice: "Is it the same version?")
+        default:
+            CheckpointError("\(peer) does not speak this tool's protocol", why: error.description, errno: EPROTO, advice: "Is it the same version?")
         }
     }
 }

@@ -19,7 +19,9 @@ package enum Stage: String, CaseIterable, Sendable {
         case .park:
             Row(source: "stops the processes that serve the session", target: "-", undo: "continues them")
         case .freeze:
-            Row(source: "holds the flow's packets in both directions", target: "parks them, if it passes them on today", undo: "lets them go to the source")
+            Row(
+                source: "holds the flow's packets in both directions", target: "parks them, if it passes them on today",
+                undo: "lets them go to the source")
         case .capture:
             Row(source: "locks and reads the sockets", target: "-", undo: "unlocks them, repair mode off")
         case .transfer:

@@ -38,9 +38,12 @@ package func probeFeatures() -> [Feature] {
         capability("CAP_SYS_ADMIN", 21, "sockets in other network namespaces"), capability("CAP_NET_RAW", 13, "half-closed connections"),
         Feature(
             name: "pidfd_getfd", isAvailable: copied >= 0, isRequired: true, blocks: "everything", remedy: "A kernel of at least 5.6"),
-        Feature(name: "TCP_REPAIR", isAvailable: canRepair, isRequired: true, blocks: "everything", remedy: "CAP_NET_ADMIN; CONFIG_CHECKPOINT_RESTORE"),
+        Feature(
+            name: "TCP_REPAIR", isAvailable: canRepair, isRequired: true, blocks: "everything", remedy: "CAP_NET_ADMIN; CONFIG_CHECKPOINT_RESTORE"),
         Feature(name: "TCP_REPAIR_WINDOW", isAvailable: hasWindow, isRequired: true, blocks: "restore", remedy: "A kernel of at least 4.8"),
-        Feature(name: "eBPF socket filter", isAvailable: program >= 0, isRequired: true, blocks: "locking a socket", remedy: "CAP_BPF; CONFIG_BPF_SYSCALL"),
+        Feature(
+            name: "eBPF socket filter", isAvailable: program >= 0, isRequired: true, blocks: "locking a socket", remedy: "CAP_BPF; CONFIG_BPF_SYSCALL"
+        ),
         Feature(
             name: "new network namespaces", isAvailable: newNamespace >= 0, isRequired: false, blocks: "restore --dry-run",
             remedy: "CAP_SYS_ADMIN; CONFIG_NET_NS"),

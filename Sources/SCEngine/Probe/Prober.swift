@@ -32,7 +32,9 @@ package struct Prober {
         switch stat.mode & UInt32(S_IFMT) {
         case UInt32(S_IFSOCK): channel = socketChannel(fd, SocketView(descriptor.raw))
         case UInt32(S_IFIFO):
-            channel = Channel(fd: fd, kind: .pipe, state: accessMode(descriptor.raw), reason: "pipes are moved with the processes that share them, not yet by this tool")
+            channel = Channel(
+                fd: fd, kind: .pipe, state: accessMode(descriptor.raw),
+                reason: "pipes are moved with the processes that share them, not yet by this tool")
             channel.receiveQueue = max(0, Int(cproc_siocinq(descriptor.raw)))
         case UInt32(S_IFREG):
             channel = Channel(fd: fd, kind: .file, state: accessMode(descriptor.raw), reason: "a file: the receiver opens its own")
@@ -64,7 +66,8 @@ package struct Prober {
             channel.receiveQueue = max(0, Int(cproc_siocinq(socket.fd)))
             return channel
         case (AF_UNIX, _):
-            var channel = Channel(fd: fd, kind: .unix, state: "", reason: "Unix sockets are moved with the processes that share them, not yet by this tool")
+            var channel = Channel(
+                fd: fd, kind: .unix, state: "", reason: "Unix sockets are moved with the processes that share them, not yet by this tool")
             channel.receiveQueue = max(0, Int(cproc_siocinq(socket.fd)))
             return channel
         default:

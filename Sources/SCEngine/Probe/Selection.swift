@@ -79,7 +79,8 @@ package func selectSessions(
 ) throws(CheckpointError) -> (chosen: [SelectedSession], refused: [SelectedSession]) {
     guard !filter.isEmpty else {
         throw CheckpointError(
-            "no session is named", why: "neither --peer, --port, --fd nor --all was given", advice: "List them with sc-checkpoint inspect \(root.pid)",
+            "no session is named", why: "neither --peer, --port, --fd nor --all was given",
+            advice: "List them with sc-checkpoint inspect \(root.pid)",
             outcome: .usage)
     }
     try requireDescriptors(filter.descriptors, of: root)
@@ -126,7 +127,8 @@ private func requireDescriptors(_ numbers: [Int32], of process: TargetProcess) t
         guard channel.kind == .tcp else {
             let isSocket = channel.kind == .udp || channel.kind == .unix
             throw CheckpointError(
-                "descriptor \(fd) of process \(process.pid) (\(process.command)) cannot be moved", why: "it is a \(channel.kind.rawValue), not a TCP socket",
+                "descriptor \(fd) of process \(process.pid) (\(process.command)) cannot be moved",
+                why: "it is a \(channel.kind.rawValue), not a TCP socket",
                 errno: isSocket ? EOPNOTSUPP : ENOTSOCK, advice: "List the sessions with sc-checkpoint inspect \(process.pid)")
         }
     }

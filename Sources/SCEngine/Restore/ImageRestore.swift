@@ -96,8 +96,10 @@ package func imageFailure(_ error: ImageError, _ path: String) -> CheckpointErro
     case .io(let number, let operation):
         CheckpointError("\(operation) \(path) failed", result: Int(-number))
     case .unsupportedVersion:
-        CheckpointError("cannot read the image \(path)", why: error.description, errno: EPROTONOSUPPORT, advice: "Use the version of sc-checkpoint that wrote it")
+        CheckpointError(
+            "cannot read the image \(path)", why: error.description, errno: EPROTONOSUPPORT, advice: "Use the version of sc-checkpoint that wrote it")
     default:
-        CheckpointError("the image \(path) is damaged or is not an image", why: error.description, errno: EBADMSG, advice: "Copy it again from where it was made")
+        CheckpointError(
+            "the image \(path) is damaged or is not an image", why: error.description, errno: EBADMSG, advice: "Copy it again from where it was made")
     }
 }

@@ -70,7 +70,8 @@ package final class LinkHold {
         for client in Set(flows.map(\.client.address)) { ingress.insert(try device(toward: client)) }
         guard ingress.count == 1, let only = ingress.first else {
             throw CheckpointError(
-                "cannot hold these flows together", why: "their clients are reached over \(ingress.sorted().joined(separator: ", "))", errno: EOPNOTSUPP,
+                "cannot hold these flows together", why: "their clients are reached over \(ingress.sorted().joined(separator: ", "))",
+                errno: EOPNOTSUPP,
                 advice: "Move the sessions of one interface at a time (--peer)")
         }
         guard only != "lo" else {
@@ -236,7 +237,9 @@ func runChecked(_ arguments: [String], input: String = "", in namespace: Network
     let result = try runCommand(arguments, input: input, in: namespace)
     guard result.status == 0 else {
         let line = result.errors.split(separator: "\n").first.map(String.init) ?? "exit status \(result.status)"
-        throw CheckpointError("\(arguments.prefix(2).joined(separator: " ")) failed", why: line, advice: "It needs CAP_NET_ADMIN and nf_tables (see sc-checkpoint check)")
+        throw CheckpointError(
+            "\(arguments.prefix(2).joined(separator: " ")) failed", why: line,
+            advice: "It needs CAP_NET_ADMIN and nf_tables (see sc-checkpoint check)")
     }
     return result.output
 }

@@ -24,7 +24,8 @@ struct Migrate: ParsableCommand {
     @OptionGroup var handover: HandoverOptions
     @OptionGroup var adapterOptions: AdapterOptions
     @Option(name: .long, help: "How the client's packets come to the target: none, nft-forward or exec:CMD.") var steer = "nft-forward"
-    @Option(name: .long, help: ArgumentHelp("The target's address on the link to it, when its own answer is not right.", valueName: "ADDR")) var via: String?
+    @Option(name: .long, help: ArgumentHelp("The target's address on the link to it, when its own answer is not right.", valueName: "ADDR")) var via:
+        String?
     @Option(name: .long, help: ArgumentHelp("Application state for the receiver.", valueName: "FILE")) var state: String?
     @Option(name: .long, help: ArgumentHelp("Milliseconds that the target may be silent.", valueName: "MS")) var deadline = 10_000
     @Option(name: .long, help: ArgumentHelp("The remote shell.", valueName: "COMMAND")) var rsh = "ssh"
@@ -62,7 +63,8 @@ struct Migrate: ParsableCommand {
     private func makeRequest() throws -> MigrationRequest {
         guard let target = TargetAddress(to) else {
             throw CheckpointError(
-                "--to \(to) is no target", why: "[user@]HOST or unix:PATH is expected", errno: EINVAL, advice: "For example --to root@hostb", outcome: .usage)
+                "--to \(to) is no target", why: "[user@]HOST or unix:PATH is expected", errno: EINVAL, advice: "For example --to root@hostb",
+                outcome: .usage)
         }
         guard let steering = SteeringChoice(steer) else {
             throw CheckpointError(

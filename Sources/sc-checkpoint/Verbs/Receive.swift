@@ -10,7 +10,8 @@ struct Receive: ParsableCommand {
         abstract: "The target's end of a migrate: on standard input and output (as ssh starts it), or listening on a Unix socket.",
         discussion: "EXAMPLE\n  sc-checkpoint receive --listen /run/receiver.sock")
 
-    @Option(name: .long, help: ArgumentHelp("Wait on this Unix socket (mode 0600) for migrations, one after the other.", valueName: "PATH")) var listen: String?
+    @Option(name: .long, help: ArgumentHelp("Wait on this Unix socket (mode 0600) for migrations, one after the other.", valueName: "PATH"))
+    var listen: String?
     @Flag(name: .long, help: "With --listen: end after the first migration.") var once = false
     @Flag(name: .long, help: "One JSON document for each migration, one a line.") var json = false
 
@@ -53,7 +54,8 @@ struct Receive: ParsableCommand {
                     source: summary.source, sessions: summary.flows.map { .init(peer: $0.client.description, local: $0.service.description) },
                     pid: summary.pid))
         } else if !summary.flows.isEmpty {
-            Terminal.print("received \(summary.flows.count) session\(summary.flows.count == 1 ? "" : "s") from \(summary.source) into process \(summary.pid)")
+            Terminal.print(
+                "received \(summary.flows.count) session\(summary.flows.count == 1 ? "" : "s") from \(summary.source) into process \(summary.pid)")
         }
     }
 }

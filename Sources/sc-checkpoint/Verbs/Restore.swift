@@ -35,7 +35,8 @@ struct Restore: ParsableCommand {
         let (_, _, sessions) = try loadImage(image)
         if dryRun { return try rehearse(sessions) }
         guard !sessions.isEmpty else {
-            throw CheckpointError("the image \(image) holds no session", why: "it is empty", errno: ENODATA, advice: "Look at it with sc-checkpoint show")
+            throw CheckpointError(
+                "the image \(image) holds no session", why: "it is empty", errno: ENODATA, advice: "Look at it with sc-checkpoint show")
         }
         let (driver, namespace) = try makeDriver()
         let pid = try ImageRestore(sessions, handover: driver, in: namespace).run()

@@ -38,10 +38,13 @@ struct Show: ParsableCommand {
         if json {
             return Terminal.json(
                 Document(
-                    format_version: version, complete: true, host: inventory.host, tool: inventory.tool, command: inventory.command, pid: inventory.pid,
+                    format_version: version, complete: true, host: inventory.host, tool: inventory.tool, command: inventory.command,
+                    pid: inventory.pid,
                     created_at: inventory.createdAt,
                     sessions: sessions.map {
-                        .init(id: $0.id.description, state_bytes: $0.state.count, adapter: $0.adapter?.name, channels: $0.channels.map(ChannelJSON.init))
+                        .init(
+                            id: $0.id.description, state_bytes: $0.state.count, adapter: $0.adapter?.name, channels: $0.channels.map(ChannelJSON.init)
+                        )
                     }))
         }
         Terminal.print("format \(version), written by \(inventory.tool) on \(inventory.host) from \(inventory.command) (\(inventory.pid))")
@@ -58,12 +61,14 @@ struct Show: ParsableCommand {
     private func describe(_ channel: TCPChannel, _ number: Int) {
         let options = [
             channel.options.timestamps ? "timestamps" : nil, channel.options.sack ? "sack" : nil,
-            channel.options.windowScaling ? "wscale \(channel.options.sendScale)/\(channel.options.receiveScale)" : nil, channel.options.ecn ? "ecn" : nil,
+            channel.options.windowScaling ? "wscale \(channel.options.sendScale)/\(channel.options.receiveScale)" : nil,
+            channel.options.ecn ? "ecn" : nil,
         ].compactMap { $0 }
         Terminal.print("  channel \(number): tcp fd \(channel.fd) \(channel.state.name) \(channel.local) <- \(channel.peer)")
         Terminal.print("    rcv_nxt \(channel.rcvNxt), receive queue \(channel.receiveQueue.count) bytes, \(channel.bytesRead) read before")
         Terminal.print(
-            "    write_seq \(channel.writeSeq), send queue \(channel.sendQueue.count) bytes, \(channel.unsentLength) unsent, \(channel.bytesWritten) written")
+            "    write_seq \(channel.writeSeq), send queue \(channel.sendQueue.count) bytes, \(channel.unsentLength) unsent, \(channel.bytesWritten) written"
+        )
         Terminal.print(
             "    mss \(channel.sendMSS) (clamp \(channel.options.mssClamp)), window \(channel.window.sndWnd)/\(channel.window.rcvWnd), \(options.joined(separator: ", ")), \(channel.congestionControl)"
         )
@@ -85,7 +90,8 @@ struct Show: ParsableCommand {
             let text = line.map { (32..<127).contains($0) ? String(UnicodeScalar($0)) : "." }.joined()
             let offset = String(start, radix: 16)
             Terminal.print(
-                "      \(String(repeating: "0", count: max(0, 8 - offset.count)))\(offset)  \(hex)\(String(repeating: " ", count: 48 - hex.count)) |\(text)|")
+                "      \(String(repeating: "0", count: max(0, 8 - offset.count)))\(offset)  \(hex)\(String(repeating: " ", count: 48 - hex.count)) |\(text)|"
+            )
         }
     }
 

@@ -43,7 +43,8 @@ struct Snapshot: ParsableCommand {
         let selection = try selectSessions(of: root, filters.filter(all: all))
         if !state.isEmpty, selection.chosen.count != 1 {
             throw CheckpointError(
-                "--state belongs to one session", why: "\(selection.chosen.count) are selected", errno: EINVAL, advice: "Name one with --peer or --fd",
+                "--state belongs to one session", why: "\(selection.chosen.count) are selected", errno: EINVAL,
+                advice: "Name one with --peer or --fd",
                 outcome: .usage)
         }
         let capture = try SessionCapture(selection.chosen)
@@ -88,7 +89,8 @@ struct Snapshot: ParsableCommand {
             }
         } catch {
             if case .io(let number, _) = error {
-                throw CheckpointError("cannot write the image \(output)", why: systemMessage(number), errno: number, advice: "The sessions go on as before")
+                throw CheckpointError(
+                    "cannot write the image \(output)", why: systemMessage(number), errno: number, advice: "The sessions go on as before")
             }
             throw CheckpointError("cannot write the image \(output)", why: error.description, advice: "The sessions go on as before")
         }
@@ -107,7 +109,8 @@ struct Snapshot: ParsableCommand {
             Terminal.print("\(take ? "took" : "wrote") \(ids.count) session\(ids.count == 1 ? "" : "s") \(take ? "and wrote" : "to") \(output)")
         }
         if !stopped.isEmpty {
-            Terminal.note("process \(stopped.map { String($0) }.joined(separator: ", ")) stays stopped until sc-checkpoint release or resume \(output)")
+            Terminal.note(
+                "process \(stopped.map { String($0) }.joined(separator: ", ")) stays stopped until sc-checkpoint release or resume \(output)")
         }
     }
 }
