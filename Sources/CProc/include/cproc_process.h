@@ -38,9 +38,9 @@ int cproc_has_capability(int cap);
 uint64_t cproc_monotonic_ns(void);
 
 /// posix_spawn-like start of `argv[0]` (found by the caller's PATH) in network namespace `netns_fd` (-1: the caller's), its standard
-/// streams set to the three descriptors (-1: /dev/null), and `passed[0..npassed)` as descriptors 3, 4, … . All others are closed, O_CLOEXEC or not.
-/// When `listen_pid` is not 0 the child sets LISTEN_PID to its own pid in the environment before it executes. `envp` NULL: the caller's.
-/// Returns the pid; ENOENT etc. are exec's own error. The signal mask is emptied and SIGPIPE set to default in the child.
+/// streams set to the three descriptors (-1: /dev/null), and `passed[0..npassed)` as descriptors 3, 4, … . All others are closed, O_CLOEXEC
+/// or not. When `listen_pid` is not 0 the child sets LISTEN_PID to its own pid in the environment before it executes. `envp` NULL: the
+/// caller's. Returns the pid; ENOENT etc. are exec's own error. The signal mask is emptied and SIGPIPE set to default in the child.
 int cproc_spawn(const char *const argv[], const char *const envp[], int netns_fd, int in, int out, int err, const int passed[], int npassed,
                 int listen_pid);
 
