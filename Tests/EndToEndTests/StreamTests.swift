@@ -63,13 +63,18 @@ struct MovedStreamTests {
     @Test func `full queues both ways arrive whole`() throws {
         let world = try TwoHosts()
         let (server, client) = try start(world, .ipv4, [], ["--seconds", "4"])
+        let peer = world.lab.address(.client, .ipv4)
+        try #require(
+            eventually(within: .seconds(5)) {
+                (try? world.json(.a, ["inspect", String(server.pid), "--peer", peer], as: Inspected.self).channels.isEmpty) == false
+            })
         // Neither end reads for a while: both queues, of both ends, fill up.
         client.signal(SIGSTOP)
         server.signal(SIGSTOP)
         usleep(300_000)
         server.signal(SIGCONT)
         usleep(700_000)
-        let channels = try world.json(.a, ["inspect", String(server.pid), "--peer", world.lab.address(.client, .ipv4)], as: Inspected.self).channels
+        let channels = try world.json(.a, ["inspect", String(server.pid), "--peer", peer], as: Inspected.self).channels
         #expect((channels.first?.send_queue ?? 0) > 100_000, "\(channels)")
         let result = try world.migrate(server.pid, from: .a, to: .b, ["--peer", world.lab.address(.client, .ipv4)] + adopter(world))
         #expect(result.migrated == 1)

@@ -44,11 +44,13 @@ struct HTTPRequest: Hashable, Sendable {
         var lines: [[UInt8]] = []
         var line: [UInt8] = []
         var length = 0
+        var isWhole = false
         for byte in bytes {
             length += 1
             if byte == UInt8(ascii: "\n") {
                 while let last = line.last, last == 0 || last == UInt8(ascii: "\r") { line.removeLast() }
-                if line.isEmpty { break }
+                isWhole = line.isEmpty
+                if isWhole { break }
                 lines.append(line)
                 line = []
             } else {
@@ -56,7 +58,7 @@ struct HTTPRequest: Hashable, Sendable {
                 line.append(byte)
             }
         }
-        guard line.isEmpty, let first = lines.first, length > 0 else { return nil }
+        guard isWhole, let first = lines.first else { return nil }
         let words = String(decoding: first, as: UTF8.self).split(separator: " ")
         guard words.count == 3, words[0] == "GET", words[1].hasPrefix("/"), words[2].hasPrefix("HTTP/1.") else { return nil }
         target = String(words[1])

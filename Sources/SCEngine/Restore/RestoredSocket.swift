@@ -107,7 +107,9 @@ package final class RestoredSocket {
                 cproc_setsockopt_int(raw, IPPROTO_TCP_, 2, Int32(min(channel.options.mssClamp, 32767))), "setting TCP_MAXSEG")
         }
         var peer = channel.peer.endpoint
+        let window = InitialWindow(for: channel)
         let result = cproc_connect(raw, &peer)
+        _ = consume window
         let advice =
             switch -result {
             case EADDRNOTAVAIL: "Another socket of this host holds this 4-tuple; is the session still here?"
