@@ -23,6 +23,8 @@ package final class HeldSocket {
     private var isInRepair = false
     private(set) package var isLetGo = false
 
+    private static let peekOff: Int32 = 42  // SO_PEEK_OFF
+
     package var raw: Int32 { descriptor.raw }
     package var view: SocketView { SocketView(descriptor.raw) }
 
@@ -51,6 +53,10 @@ package final class HeldSocket {
     package func dump(options baseline: OptionBaseline) throws(CheckpointError) -> TCPChannel {
         reuseAddress = view.option(SOL_SOCKET, SO_REUSEADDR) ?? 0
         let socketOptions = baseline.differences(of: raw)
+        // With SO_PEEK_OFF a peek would begin at the offset, and move it (measured: 2 became 6).
+        let peekOffset = view.option(SOL_SOCKET, Self.peekOff) ?? -1
+        if peekOffset >= 0 { _ = cproc_setsockopt_int(raw, SOL_SOCKET, Self.peekOff, -1) }
+        defer { if peekOffset >= 0 { _ = cproc_setsockopt_int(raw, SOL_SOCKET, Self.peekOff, peekOffset) } }
         try check(
             cproc_repair(raw, Int32(CPROC_REPAIR_ON)), "cannot put descriptor \(fd) into repair mode",
             advice: "TCP_REPAIR needs CAP_NET_ADMIN in the socket's network namespace")

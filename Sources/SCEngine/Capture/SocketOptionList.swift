@@ -35,6 +35,7 @@ enum SocketOptionList {
         KnownOption(level: SOL_SOCKET, name: 21, length: 16),  // SO_SNDTIMEO
         KnownOption(level: SOL_SOCKET, name: 25, length: 16),  // SO_BINDTODEVICE
         KnownOption(level: SOL_SOCKET, name: 36),  // SO_MARK
+        KnownOption(level: SOL_SOCKET, name: 42, moment: .after),  // SO_PEEK_OFF: the fill and the peeks of a dump would move it
         KnownOption(level: SOL_SOCKET, name: 46),  // SO_BUSY_POLL
         KnownOption(level: SOL_SOCKET, name: 47, length: 8),  // SO_MAX_PACING_RATE
         KnownOption(level: SOL_SOCKET, name: 60),  // SO_ZEROCOPY
@@ -85,7 +86,12 @@ enum SocketOptionList {
     static func all(ipv6: Bool) -> [KnownOption] { ipv6 ? self.ipv6 : ipv4 }
 
     /// Whether the option pushes data and is set only on the live connection.
-    static func isLate(_ option: SocketOption) -> Bool { option.level == 6 && (option.name == 1 || option.name == 3) }
+    static func isLate(_ option: SocketOption) -> Bool {
+        switch (option.level, option.name) {
+        case (6, 1), (6, 3), (SOL_SOCKET, 42): true
+        default: false
+        }
+    }
 }
 
 /// The option values of a fresh socket of one namespace: only what differs from them is written into the image.
