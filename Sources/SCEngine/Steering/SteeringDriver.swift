@@ -37,6 +37,8 @@ package enum SteeringChoice: Sendable, Equatable {
 package final class Steering {
     private let choice: SteeringChoice
     private let hold: LinkHold?
+    /// Instead of `hold` for a flow without a link: while no socket owns its 4-tuple, this host would answer it with RST.
+    private let mute: HoldMute?
     private let flows: [Flow]
     private let nextHop: IPAddress?
     /// The flows come back to a host that passes them on today: it parks them itself, and this host leaves nothing behind.
@@ -68,10 +70,12 @@ package final class Steering {
         }
         do throws(CheckpointError) {
             hold = try LinkHold(in: namespace, flows: flows, nextHop: nextHop)
+            mute = nil
         } catch {
-            // Without a link to hold at (a loopback flow) the socket filter alone is the lock; only forwarding needs the rules.
+            // Without a link to hold at (a loopback flow) packets are dropped while it lasts; only forwarding needs the rules.
             if choice == .nftForward, !isSameNamespace { throw error }
             hold = nil
+            mute = HoldMute(namespace)
         }
     }
 
@@ -89,12 +93,14 @@ package final class Steering {
     /// Packets of the flows stop in both directions.
     package func freeze() throws(CheckpointError) {
         try hold?.freeze()
+        try mute?.add(flows)
         if case .exec(let command) = choice { try run(command, "freeze") }
     }
 
     /// From now on the client's packets, parked ones and new ones, are meant for the target.
     package func steer() throws(CheckpointError) {
         if nextHop != nil { try hold?.relay() }
+        mute?.remove(flows)
         if case .exec(let command) = choice { try run(command, "steer") }
     }
 
@@ -124,6 +130,7 @@ package final class Steering {
     package func rollBack() {
         if case .exec(let command) = choice { try? run(command, "rollback") }
         hold?.rollBack()
+        mute?.remove(flows)
     }
 
     private func run(_ command: String, _ verb: String) throws(CheckpointError) {
