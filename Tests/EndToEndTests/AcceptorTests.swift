@@ -63,7 +63,8 @@ struct AcceptorTests {
         #expect(result.migrated >= 1000)
         let pong = try Held(pair.client.ask("ping all"))
         #expect(pong.good == 1000 && pong.failed == 0, "\(pong)")
-        #expect(capture.stop().resetsToClient == 0)
+        let packets = capture.stop()
+        #expect(packets.resetsToClient == 0 && packets.endsFromServer == 0, "\(packets)")
         for pid in Lab.processes(in: pair.world.lab.namespace(.b)) where readText("/proc/\(pid)/comm").hasPrefix("sc-hold") { kill(pid, SIGTERM) }
         try pair.finish(nil)
     }
