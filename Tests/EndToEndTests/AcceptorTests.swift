@@ -73,7 +73,10 @@ struct AcceptorTests {
         let world = try TwoHosts()
         let capture = try Capture(world.lab)
         let server = try world.lab.spawn(in: .a, ["socat", "TCP4-LISTEN:7200,bind=10.77.0.100,reuseaddr", "EXEC:cat"])
-        usleep(300_000)
+        // Not by connecting: socat serves one client.
+        _ = eventually(within: .seconds(5)) {
+            (try? world.tool(.a, ["inspect", String(server.pid), "--port", "7200"]).stdout.contains("LISTEN")) ?? false
+        }
         let client = try world.lab.spawn(in: .client, ["nc", "10.77.0.100", "7200"], stdin: .pipe)
         try client.send("before")
         try client.waitForOutput("before")
