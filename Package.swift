@@ -24,6 +24,10 @@ var targets: [Target] = [
         dependencies: ["SCEngine", "SCImage", "CProc", .product(name: "ArgumentParser", package: "swift-argument-parser")],
         swiftSettings: strict),
 
+    .target(name: "CFloor", dependencies: ["CProc"], path: "Benchmarks/CFloor", cSettings: strictC),
+    .executableTarget(
+        name: "sc-bench", dependencies: ["SCEngine", "SCImage", "CFloor", "Support"], path: "Benchmarks/sc-bench", swiftSettings: strict),
+
     .target(name: "CSupport", path: "Tests/CSupport", cSettings: strictC),
     .target(name: "Support", dependencies: ["CSupport"], path: "Tests/Support", swiftSettings: strict),
     .executableTarget(

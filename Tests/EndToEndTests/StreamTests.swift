@@ -13,6 +13,7 @@ struct MovedStreamTests {
         let serverChild = try world.lab.spawn(in: .a, [stream, "server", address, "7000", "--seed", "11"] + server)
         try #require(serverChild.waitForOutputOrError("listening"))
         let clientChild = try world.lab.spawn(in: .client, [stream, "client", address, "7000", "--seed", "11"] + client)
+        try world.waitForSession(on: .a, serverChild.pid, port: 7000)
         return (serverChild, clientChild)
     }
 
@@ -64,10 +65,6 @@ struct MovedStreamTests {
         let world = try TwoHosts()
         let (server, client) = try start(world, .ipv4, [], ["--seconds", "4"])
         let peer = world.lab.address(.client, .ipv4)
-        try #require(
-            eventually(within: .seconds(5)) {
-                (try? world.json(.a, ["inspect", String(server.pid), "--peer", peer], as: Inspected.self).channels.isEmpty) == false
-            })
         // Neither end reads for a while: both queues, of both ends, fill up.
         client.signal(SIGSTOP)
         server.signal(SIGSTOP)

@@ -45,7 +45,7 @@ struct TransportTests {
         let server = try world.lab.spawn(in: .a, [stream, "server", "127.0.0.1", "7000", "--seed", "3", "--rate", "2000000"])
         try #require(server.waitForOutputOrError("listening"))
         let client = try world.lab.spawn(in: .a, [stream, "client", "127.0.0.1", "7000", "--seed", "3", "--seconds", "4", "--rate", "2000000"])
-        usleep(500_000)
+        try world.waitForSession(on: .a, server.pid, port: 7000)
         let state = "\(world.lab.folder)/state"
         try writeFile(state, "seed=3\nrate=2000000\n")
         let result = try world.migrate(

@@ -64,6 +64,14 @@ final class TwoHosts {
         try json(source, ["migrate", String(pid), "--to", "unix:\(receiver(on: target))"] + arguments)
     }
 
+    /// Waits until the process has an established connection with this port at either end.
+    func waitForSession(on host: Lab.Host, _ pid: Int32, port: Int) throws {
+        let isThere = eventually(within: .seconds(10)) {
+            (try? self.json(host, ["inspect", String(pid), "--port", String(port)], as: Inspected.self).channels.contains { $0.movable }) ?? false
+        }
+        try #require(isThere, "process \(pid) has no session on port \(port)")
+    }
+
     /// Expects a command to fail in the form `sc-checkpoint: WHAT: WHY (ERRNO). …`, and gives its message.
     @discardableResult
     func refuses(_ host: Lab.Host, _ arguments: [String], status: Int32 = 1, naming words: String..., at location: SourceLocation = #_sourceLocation)

@@ -5,24 +5,24 @@ import Glibc
 import SCImage
 
 /// One option of the list: how long its value is, and when on the target it is set.
-struct KnownOption: Sendable {
-    enum Moment: Sendable {
+package struct KnownOption: Sendable {
+    package enum Moment: Sendable {
         /// While the socket is silent.
         case before
         /// After the connection is live: these push data (TCP_NODELAY, TCP_CORK).
         case after
     }
 
-    var level: Int32
-    var name: Int32
-    var length = 4
-    var moment = Moment.before
+    package var level: Int32
+    package var name: Int32
+    package var length = 4
+    package var moment = Moment.before
 }
 
 /// The options that are read and set again. Numbers are the kernel's (include/uapi: asm-generic/socket.h, linux/tcp.h, linux/in.h, linux/in6.h).
 /// Left out on purpose: SO_REUSEADDR and the buffers (handled by restore itself), what belongs to listeners (TCP_DEFER_ACCEPT, TCP_FASTOPEN),
 /// what the kernel changes by itself (TCP_QUICKACK, TCP_WINDOW_CLAMP), and what belongs to a machine (SO_INCOMING_CPU).
-enum SocketOptionList {
+package enum SocketOptionList {
     static let socketLevel: [KnownOption] = [
         KnownOption(level: SOL_SOCKET, name: 5),  // SO_DONTROUTE
         KnownOption(level: SOL_SOCKET, name: 9),  // SO_KEEPALIVE
@@ -83,7 +83,7 @@ enum SocketOptionList {
     /// An IPv6 socket may carry an IPv4-mapped connection, whose TOS and TTL are then those of the IPv4 level.
     static let ipv6 = socketLevel + tcpLevel + ipv4Level + ipv6Level
 
-    static func all(ipv6: Bool) -> [KnownOption] { ipv6 ? self.ipv6 : ipv4 }
+    package static func all(ipv6: Bool) -> [KnownOption] { ipv6 ? self.ipv6 : ipv4 }
 
     /// Whether the option pushes data and is set only on the live connection.
     static func isLate(_ option: SocketOption) -> Bool {

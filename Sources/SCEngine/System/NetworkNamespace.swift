@@ -6,9 +6,16 @@ import Glibc
 /// A network namespace, held open by a descriptor.
 package final class NetworkNamespace: Sendable {
     private let descriptor: OwnedDescriptor
+    /// The namespace is this process's own: sockets can be made without entering anything.
+    private let isOwn: Bool
     package var raw: Int32 { descriptor.raw }
 
-    private init(_ descriptor: consuming OwnedDescriptor) { self.descriptor = descriptor }
+    private init(_ descriptor: consuming OwnedDescriptor) {
+        let own = cproc_pid_netns(getpid())
+        isOwn = own >= 0 && cproc_same_netns(own, descriptor.raw) == 1
+        if own >= 0 { close(own) }
+        self.descriptor = descriptor
+    }
 
     /// The namespace of a process (`/proc/PID/ns/net`).
     package static func of(pid: Int32) throws(CheckpointError) -> NetworkNamespace {
@@ -47,7 +54,12 @@ package final class NetworkNamespace: Sendable {
 
     /// A socket made inside the namespace; only its creation needs the namespace.
     package func socket(family: Int32, type: Int32, protocol: Int32 = 0) throws(CheckpointError) -> OwnedDescriptor {
-        OwnedDescriptor(
+        // A thread that enters the namespace costs 20 µs, a socket 2.
+        if isOwn {
+            let fd = Glibc.socket(family, type | Int32(SOCK_CLOEXEC.rawValue), `protocol`)
+            return OwnedDescriptor(try check(fd < 0 ? -errno : fd, "cannot make a socket"))
+        }
+        return OwnedDescriptor(
             try check(
                 cproc_socket_in(raw, family, type, `protocol`), "cannot make a socket in the network namespace",
                 advice: "Entering it needs CAP_SYS_ADMIN"))
