@@ -165,6 +165,8 @@ package final class MigrationSource {
             }
             try stage(.rebuild) { () throws(CheckpointError) in try link.expect(.rebuild) }
             try stage(.consent) { () throws(CheckpointError) in try link.expect(.consent) }
+            // A decision that cannot be sent was never heard.
+            try stage(.decide) { () throws(CheckpointError) in try link.report(.decide) }
         } catch {
             local?.takeBack()
             steering.rollBack()
@@ -191,7 +193,6 @@ package final class MigrationSource {
         func attempt(_ stage: Stage, _ body: () throws(CheckpointError) -> Void) {
             do throws(CheckpointError) { try self.stage(stage, body) } catch { failure = failure ?? error }
         }
-        attempt(.decide) { () throws(CheckpointError) in try link.report(.decide) }
         attempt(.steer) { () throws(CheckpointError) in try steering.steer() }
         attempt(.activate) { () throws(CheckpointError) in try link.expect(.activate) }
         attempt(.release) { () throws(CheckpointError) in
