@@ -28,7 +28,6 @@ struct Bench {
                 standard: (0, 1, 2), passing: [], listenPID: false)
             var status: Int32 = 0
             waitpid(pid, &status, 0)
-            try benchImage()
             try benchStart()
             try benchBlackout()
             exit(status == 0 ? 0 : 1)
@@ -56,5 +55,7 @@ func text(_ value: Double, width: Int = 8) -> String {
     let digits = "\(hundredths / 100).\(fraction < 10 ? "0" : "")\(fraction)"
     return String(repeating: " ", count: max(0, width - digits.count)) + digits
 }
+
+func verdict(_ isMet: Bool) -> String { isMet ? "met" : "MISSED" }
 
 func pad(_ text: String, _ width: Int) -> String { text + String(repeating: " ", count: max(0, width - text.count)) }

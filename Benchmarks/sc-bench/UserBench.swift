@@ -6,39 +6,33 @@ import SCEngine
 import SCImage
 import Support
 
-/// Bytes of an image for each of a thousand idle sessions.
-func benchImage() throws {
-    var channel = TCPChannel(local: SocketAddress(IPAddress("10.77.0.100")!, port: 443), peer: SocketAddress(IPAddress("10.78.0.2")!, port: 40112))
-    channel.options.timestamps = true
-    channel.options.sack = true
-    channel.options.windowScaling = true
-    (channel.options.sendScale, channel.options.receiveScale, channel.options.mssClamp) = (7, 7, 1460)
-    (channel.writeSeq, channel.rcvNxt, channel.timestamp) = (3_439_253_736, 1_674_596_409, 2_448_814_241)
-    (channel.window.sndWl1, channel.window.sndWnd, channel.window.maxWindow) = (1_674_596_409, 64256, 64256)
-    (channel.window.rcvWnd, channel.window.rcvWup) = (65160, 1_674_596_409)
-    (channel.sendMSS, channel.congestionWindow, channel.congestionControl) = (1448, 10, "bbr")
-    (channel.sendBuffer, channel.receiveBuffer) = (87040, 131072)
-    var writer = try ImageWriter(MemorySink(), Inventory())
-    let start = monotonicNanoseconds()
-    for _ in 0..<1000 { try writer.write(Session(id: .random(), channels: [channel])) }
+/// Bytes that an image of these sessions takes for each of them.
+func benchImage(_ channels: [TCPChannel]) throws -> Double {
+    var inventory = Inventory()
+    (inventory.host, inventory.tool, inventory.pid, inventory.command) = ("host", "sc-checkpoint \(toolVersion)", 812, "server")
+    var writer = try ImageWriter(MemorySink(), inventory)
+    for channel in channels { try writer.write(Session(id: .random(), channels: [channel])) }
     try writer.finish()
-    let time = Double(monotonicNanoseconds() - start) / 1_000_000
-    print("\nimage: \(writer.bytesWritten / 1000) bytes for an idle session of 1000 (target 160), \(text(time, width: 0)) µs each to write")
+    return Double(writer.bytesWritten) / Double(channels.count)
 }
 
-/// The median start-to-end time of a program that does nothing, and of the tool.
+/// Start-to-end times of the tool and of a program that does nothing, in turn.
 func benchStart() throws {
-    func median(_ arguments: [String]) throws -> Double {
-        var times: [Double] = []
-        for _ in 0..<50 {
-            let start = monotonicNanoseconds()
-            _ = try runCommand(arguments)
-            times.append(Double(monotonicNanoseconds() - start) / 1_000_000)
-        }
-        return Spread(times).median
+    func milliseconds(_ arguments: [String]) throws -> Double {
+        let start = monotonicNanoseconds()
+        let pid = try spawn(arguments, environment: nil, in: nil, standard: (-1, -1, -1), passing: [], listenPID: false)
+        var status: Int32 = 0
+        while waitpid(pid, &status, 0) < 0, errno == EINTR {}
+        guard status == 0 else { throw LabError("\(arguments[0]) ended with \(status)") }
+        return Double(monotonicNanoseconds() - start) / 1_000_000
     }
-    let tool = Lab.program("sc-checkpoint")
-    print("start: sc-checkpoint --version \(text(try median([tool, "--version"]), width: 0)) ms, true \(text(try median(["true"]), width: 0)) ms")
+    let program = Lab.program("sc-checkpoint")
+    var (tool, nothing): ([Double], [Double]) = ([], [])
+    for _ in 0..<50 {
+        nothing.append(try milliseconds(["/bin/true"]))
+        tool.append(try milliseconds([program, "--version"]))
+    }
+    print("start, medians of 50: sc-checkpoint --version \(text(Spread(tool).median, width: 0)) ms, /bin/true \(text(Spread(nothing).median, width: 0)) ms")
 }
 
 /// One idle session of an echo server, moved to and fro between two hosts of a lab.
@@ -70,7 +64,7 @@ func benchBlackout() throws {
                 "--echo",
             ],
             environment: environment(source))
-        guard output.status == 0 else { throw LabError(output.stderr) }
+        guard output.status == 0 else { throw LabError("move \(move + 1): \(output.stderr)") }
         gaps.append(try JSONDecoder().decode(Moved.self, from: Data(output.stdoutBytes)).blackout_us / 1000)
         let pong = try client.ask("ping 0")
         guard pong.contains("\"good\":1") else { throw LabError("the session did not survive: \(pong)") }
@@ -86,6 +80,6 @@ func benchBlackout() throws {
     }
     let spread = Spread(gaps)
     print(
-        "blackout of an idle session, \(gaps.count) moves in the lab: median \(text(spread.median, width: 0)) ms, \(text(spread.low, width: 0))-\(text(spread.high, width: 0)) ms (target 5)"
+        "blackout of an idle session, \(gaps.count) moves in the lab: median \(text(spread.median, width: 0)) ms, \(text(spread.low, width: 0))-\(text(spread.high, width: 0)) ms (target 5): \(verdict(spread.median <= 5))"
     )
 }
