@@ -37,7 +37,14 @@ func benchStart() throws {
 
 /// One idle session of an echo server, moved to and fro between two hosts of a lab.
 func benchBlackout() throws {
-    struct Moved: Decodable { var blackout_us: Double }
+    struct Stage: Decodable {
+        var name: String
+        var duration_us: Double
+    }
+    struct Moved: Decodable {
+        var blackout_us: Double
+        var stages: [Stage]
+    }
     let lab = try Lab()
     defer { lab.down() }
     let tool = Lab.program("sc-checkpoint")
@@ -54,6 +61,7 @@ func benchBlackout() throws {
     var pid = server.pid
     var former: Set<Int32> = [pid]
     var gaps: [Double] = []
+    var (names, stages): ([String], [String: [Double]]) = ([], [:])
     for move in 0..<21 {
         let (source, target): (Lab.Host, Lab.Host) = move.isMultiple(of: 2) ? (.a, .b) : (.b, .a)
         // The probe that waited for the server is half closed at most; the session is the one that is established.
@@ -65,7 +73,10 @@ func benchBlackout() throws {
             ],
             environment: environment(source))
         guard output.status == 0 else { throw LabError("move \(move + 1): \(output.stderr)") }
-        gaps.append(try JSONDecoder().decode(Moved.self, from: Data(output.stdoutBytes)).blackout_us / 1000)
+        let moved = try JSONDecoder().decode(Moved.self, from: Data(output.stdoutBytes))
+        gaps.append(moved.blackout_us / 1000)
+        for stage in moved.stages { stages[stage.name, default: []].append(stage.duration_us / 1000) }
+        if names.isEmpty { names = moved.stages.map(\.name) }
         let pong = try client.ask("ping 0")
         guard pong.contains("\"good\":1") else { throw LabError("the session did not survive: \(pong)") }
         if move == 0 { server.terminate() }
@@ -82,4 +93,5 @@ func benchBlackout() throws {
     print(
         "blackout of an idle session, \(gaps.count) moves in the lab: median \(text(spread.median, width: 0)) ms, \(text(spread.low, width: 0))-\(text(spread.high, width: 0)) ms (target 5): \(verdict(spread.median <= 5))"
     )
+    print("  its stages, medians in ms (offer and prepare come before it): " + names.map { "\($0) \(text(Spread(stages[$0] ?? [0]).median, width: 0))" }.joined(separator: ", "))
 }
