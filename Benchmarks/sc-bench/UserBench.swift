@@ -51,7 +51,8 @@ func benchBlackout() throws {
     let hold = Lab.program("sc-hold")
     func environment(_ host: Lab.Host) -> [String: String] { ["SC_RUN_DIR": "\(lab.folder)/run-\(host.rawValue)"] }
     let server = try lab.spawn(in: .a, [hold, "server", lab.serviceAddress(.ipv4), "7100", "--echo"], stdin: .pipe)
-    guard lab.waitUntilAccepting(.client, lab.serviceAddress(.ipv4), 7100) else { throw LabError("the server does not listen") }
+    // A connection that asks whether the server listens would stay with it, half closed, and be moved as well.
+    try server.waitForOutput("listening")
     let client = try lab.spawn(in: .client, [hold, "client", lab.serviceAddress(.ipv4), "7100", "1"], stdin: .pipe)
     _ = try client.ask("ping 0")
     for host in [Lab.Host.a, .b] {
@@ -64,7 +65,6 @@ func benchBlackout() throws {
     var (names, stages): ([String], [String: [Double]]) = ([], [:])
     for move in 0..<21 {
         let (source, target): (Lab.Host, Lab.Host) = move.isMultiple(of: 2) ? (.a, .b) : (.b, .a)
-        // The probe that waited for the server is half closed at most; the session is the one that is established.
         let output = try lab.run(
             in: source,
             [
