@@ -32,7 +32,9 @@ func benchStart() throws {
         nothing.append(try milliseconds(["/bin/true"]))
         tool.append(try milliseconds([program, "--version"]))
     }
-    print("start, medians of 50: sc-checkpoint --version \(text(Spread(tool).median, width: 0)) ms, /bin/true \(text(Spread(nothing).median, width: 0)) ms")
+    print(
+        "start, medians of 50: sc-checkpoint --version \(text(Spread(tool).median, width: 0)) ms, /bin/true \(text(Spread(nothing).median, width: 0)) ms"
+    )
 }
 
 /// One idle session of an echo server, moved to and fro between two hosts of a lab.
@@ -93,5 +95,7 @@ func benchBlackout() throws {
     print(
         "blackout of an idle session, \(gaps.count) moves in the lab: median \(text(spread.median, width: 0)) ms, \(text(spread.low, width: 0))-\(text(spread.high, width: 0)) ms (target 5): \(verdict(spread.median <= 5))"
     )
-    print("  its stages, medians in ms (offer and prepare come before it): " + names.map { "\($0) \(text(Spread(stages[$0] ?? [0]).median, width: 0))" }.joined(separator: ", "))
+    print(
+        "  its stages, medians in ms (offer and prepare come before it): "
+            + names.map { "\($0) \(text(Spread(stages[$0] ?? [0]).median, width: 0))" }.joined(separator: ", "))
 }
