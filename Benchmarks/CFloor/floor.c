@@ -115,6 +115,8 @@ static int activate(int fd, const struct cfloor_state *state) {
     }
     if (state->unsent > 0)
         TRY(send(fd, state->send_queue + sent, (size_t)state->unsent, MSG_DONTWAIT | MSG_NOSIGNAL));
+    TRY(cproc_setsockopt_int(fd, SOL_SOCKET, SO_SNDBUFFORCE, state->send_buffer / 2));
+    TRY(cproc_setsockopt_int(fd, SOL_SOCKET, SO_RCVBUFFORCE, state->receive_buffer / 2));
     TRY(cproc_setsockopt_int(fd, SOL_SOCKET, BUF_LOCK, state->buffer_lock));
     TRY(cproc_setsockopt_int(fd, SOL_SOCKET, SO_REUSEADDR, 1));
     return 0;

@@ -44,13 +44,15 @@ struct TransportTests {
         let stream = Lab.program("sc-stream")
         let server = try world.lab.spawn(in: .a, [stream, "server", "127.0.0.1", "7000", "--seed", "3", "--rate", "2000000"])
         try #require(server.waitForOutputOrError("listening"))
-        let client = try world.lab.spawn(in: .a, [stream, "client", "127.0.0.1", "7000", "--seed", "3", "--seconds", "4", "--rate", "2000000"])
+        let client = try world.lab.spawn(in: .a, [stream, "client", "127.0.0.1", "7000", "--seed", "3", "--seconds", "60", "--rate", "2000000"])
         try world.waitForSession(on: .a, server.pid, port: 7000)
         let state = "\(world.lab.folder)/state"
         try writeFile(state, "seed=3\nrate=2000000\n")
         let result = try world.migrate(
             server.pid, from: .a, to: .a, ["--port", "7000", "--steer", "none", "--state", state, "--exec", "--", stream, "adopt"])
         #expect(result.migrated == 1)
+        usleep(300_000)
+        client.signal(SIGUSR1)
         try #expect(client.wait(timeout: .seconds(20)) == 0, "\(client.stdout)\(client.stderr)")
         try #expect(StreamReport(client.stdout).mismatch == -1)
         server.terminate()

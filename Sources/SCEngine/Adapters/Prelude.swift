@@ -49,6 +49,9 @@ package final class Prelude {
                 "cannot speak under the client's address", advice: "IP_TRANSPARENT needs CAP_NET_ADMIN")
             try check(cproc_setsockopt_int(raw, SOL_SOCKET, SO_MARK, Self.mark), "cannot mark the prelude connection")
             _ = cproc_setsockopt_int(raw, SOL_SOCKET, SO_REUSEADDR, 1)
+            // When it is given up, a RST ends the server's side at once. Its farewell would come after the marked route is gone, and reach the real client.
+            var linger = linger(l_onoff: 1, l_linger: 0)
+            _ = cproc_setsockopt(raw, SOL_SOCKET, SO_LINGER, &linger, UInt32(MemoryLayout<Glibc.linger>.size))
             var endpoint = client.onWire.endpoint
             try check(
                 cproc_bind(raw, &endpoint), "cannot speak under the client's address \(client)",

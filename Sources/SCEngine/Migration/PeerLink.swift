@@ -95,8 +95,14 @@ package final class PeerLink {
                 link.child = child
                 return link
             } catch {
+                // ssh tells by its exit status what it could not say on the stream.
                 var status: Int32 = 0
-                let ended = waitpid(child, &status, WNOHANG) == child
+                let deadline = Deadline(milliseconds: 1000)
+                var ended = waitpid(child, &status, WNOHANG) == child
+                while !ended, !deadline.hasPassed {
+                    pause(microseconds: 1000)
+                    ended = waitpid(child, &status, WNOHANG) == child
+                }
                 let why = ended ? "\(shell[0]) ended with status \((status >> 8) & 0xff)" : error.why
                 if !ended { kill(child, SIGTERM) }
                 throw CheckpointError(

@@ -170,6 +170,9 @@ package final class RestoredSocket {
         isLive = true
         try Activation(raw: raw, channel: channel, namespace: namespace).run(surplus: surplus)
         try setOptions(late: true)
+        // The queues needed more room than the application has; with it, a server would write megabytes ahead, and more after every move.
+        _ = cproc_setsockopt_int(raw, SOL_SOCKET, 32 /* SO_SNDBUFFORCE */, Int32(clamping: channel.sendBuffer / 2))
+        _ = cproc_setsockopt_int(raw, SOL_SOCKET, 33 /* SO_RCVBUFFORCE */, Int32(clamping: channel.receiveBuffer / 2))
         // SO_BUF_LOCK: a forced buffer size alone would switch autotuning off for ever.
         _ = cproc_setsockopt_int(raw, SOL_SOCKET, 72, Int32(bitPattern: channel.bufferLock))
         // Leaving repair mode clears it, and a server that restarts could not bind its port beside this connection.

@@ -3,8 +3,8 @@
 import CProc
 import SCImage
 
-/// Drops what this host would say on held flows (retransmissions of a socket whose client's answers are dropped), and what it would answer to their
-/// packets once the socket is gone.
+/// Drops what this host would say on held flows (retransmissions of a socket whose client's answers are dropped), and what arrives for
+/// them, for as long as they are held. Afterwards stragglers are answered with RST: the client's path has to be switched before `release`.
 package struct HoldMute {
     private let namespace: NetworkNamespace
     private static let table = "sc_checkpoint_held"

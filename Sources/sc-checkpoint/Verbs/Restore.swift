@@ -16,7 +16,7 @@ struct Restore: ParsableCommand {
 
     @Argument(help: "The image; - is standard input.") var image: String
     @OptionGroup var handover: HandoverOptions
-    @Flag(name: .long, help: "With --exec: start the command in the background and return.") var detach = false
+    @Flag(name: .long, help: "With --exec: start the command in the background, its output discarded, and return.") var detach = false
     @Flag(name: .long, help: "Rehearse in a throw-away network namespace and say what would differ.") var dryRun = false
     @Option(name: .long, help: ArgumentHelp("Time in milliseconds that an acceptor has for each answer.", valueName: "MS")) var deadline = 5000
     @Flag(name: .long, help: "One JSON document.") var json = false
@@ -53,7 +53,7 @@ struct Restore: ParsableCommand {
             let namespace = try NetworkNamespace.current()
             return (ExecHandover(arguments.map { String(decoding: $0, as: UTF8.self) }, mode: .replace, in: namespace), namespace)
         }
-        return try makeHandover(handover, output: 1, deadline: deadline)
+        return try makeHandover(handover, output: -1, deadline: deadline)
     }
 
     private func rehearse(_ sessions: [Session]) throws {

@@ -14,11 +14,17 @@
 
 enum { BUFFER = 65536 };
 
-static volatile sig_atomic_t stopped;
+static volatile sig_atomic_t stopped, ending;
 
 static void stop(int signal) {
     (void)signal;
     stopped = 1;
+}
+
+/// SIGUSR1: the client ends as if its time were over.
+static void end(int signal) {
+    (void)signal;
+    ending = 1;
 }
 
 static uint64_t now_ns(void) {
@@ -89,6 +95,8 @@ static void receive_some(enum role role, const struct options *options, struct c
 static int is_time_to_end(enum role role, const struct options *options, const struct connection *connection, uint64_t elapsed_ns) {
     if (role == SERVER)
         return connection->receiving_over;
+    if (ending)
+        return 1;
     if (options->seconds > 0 && (double)elapsed_ns >= options->seconds * 1e9)
         return 1;
     return options->bytes && connection->sent >= options->bytes && (options->no_read || connection->received >= options->bytes);
@@ -131,6 +139,7 @@ int serve(enum role role, const struct options *options, struct connection *conn
     struct sigaction action = {.sa_handler = stop};
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGINT, &action, NULL);
+    sigaction(SIGUSR1, &(struct sigaction){.sa_handler = end}, NULL);
     int capacity = listener >= 0 ? (int)options->connections : count;
     struct pollfd *fds = calloc((size_t)capacity + 1, sizeof *fds);
     uint64_t *limits = calloc((size_t)capacity + 1, sizeof *limits);
