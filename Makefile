@@ -41,8 +41,8 @@ drift: generate ## generated code is what the .proto files say
 	git diff --exit-code -- Sources/CSCImage
 
 bench: setup ## the performance table
-	$(SWIFT) build -c release
-	.build/release/sc-bench
+	$(SWIFT) build -c release --static-swift-stdlib --scratch-path .build-static
+	.build-static/release/sc-bench
 
 fuzz: ## FUZZ_RUNS runs of the image reader with the address sanitizer
 	SC_FUZZ=1 $(SWIFT) build --scratch-path .build-fuzz --sanitize=fuzzer --sanitize=address --product fuzz-image -Xcc -fsanitize=fuzzer-no-link
