@@ -110,6 +110,28 @@ struct RefusalTests {
         try expectAlive(pair, capture)
     }
 
+    @Test func `a target on which the 4-tuple is taken gives the session back after the freeze`() throws {
+        let pair = try CarriedTests.Pair(.ipv4, echo: true)
+        let capture = try Capture(pair.world.lab)
+        let world = pair.world
+        // A twin of the session on B, whose packets never leave B.
+        let mute = "table inet twin { chain out { type filter hook output priority 0; tcp sport 7100 drop; }; }"
+        try world.lab.check(in: .b, ["nft", mute])
+        let port = try pair.port
+        try #expect(world.tool(.a, ["snapshot", String(pair.server.pid), "--port", port, "-o", pair.image]).status == 0)
+        let twin = try world.tool(.b, ["restore", pair.image, "--detach", "--exec", "--", Lab.program("sc-hold"), "adopt"])
+        #expect(twin.status == 0, "\(twin.stderr)")
+        try world.refuses(
+            .a,
+            ["migrate", String(pair.server.pid), "--port", port, "--to", "unix:\(world.receiver(on: .b))", "--exec", "--", "true"],
+            naming: "4-tuple", "EADDRNOTAVAIL")
+        let pong = try Held(pair.client.ask("ping 0"))
+        #expect(pong.good == 1, "\(pong)")
+        for pid in Lab.processes(in: world.lab.namespace(.b)) where readText("/proc/\(pid)/comm").hasPrefix("sc-hold") { kill(pid, SIGKILL) }
+        try world.lab.check(in: .b, ["nft", "delete table inet twin"])
+        try pair.finish(capture)
+    }
+
     @Test func `receivers that hang, babble or die`() throws {
         let pair = try CarriedTests.Pair(.ipv4, echo: true)
         let capture = try Capture(pair.world.lab)
