@@ -12,6 +12,7 @@ struct Held: Decodable {
     var mismatch: Int64?
     var eof: Bool?
     var text, state, error: String?
+    var port: UInt16?
 
     init(_ line: String) throws { self = try JSONDecoder().decode(Held.self, from: Data(line.utf8)) }
 }
