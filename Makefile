@@ -31,7 +31,7 @@ format: ## rewrites the Swift files
 	$(SWIFT) format --in-place $(SOURCES)
 
 lint:
-	$(SWIFT) format lint --strict $(SOURCES)
+	@$(SWIFT) format lint --strict $(SOURCES)
 
 generate: ## the C code of images/*.proto
 	protoc-c -Iimages --c_out=Sources/CSCImage $(PROTOS)
@@ -47,7 +47,8 @@ bench: setup ## the performance table
 fuzz: ## FUZZ_RUNS runs of the image reader with the address sanitizer
 	SC_FUZZ=1 $(SWIFT) build --scratch-path .build-fuzz --sanitize=fuzzer --sanitize=address --product fuzz-image -Xcc -fsanitize=fuzzer-no-link
 	mkdir -p .build-fuzz/corpus
-	.build-fuzz/debug/fuzz-image -runs=$(or $(FUZZ_RUNS),1000000) .build-fuzz/corpus Tests/SCImageTests/Golden
+	SWIFT_BACKTRACE=enable=no .build-fuzz/debug/fuzz-image -runs=$(or $(FUZZ_RUNS),1000000) -max_len=4096 -use_value_profile=1 \
+	    -artifact_prefix=.build-fuzz/ .build-fuzz/corpus Tests/SCImageTests/Golden
 
 lab: setup ## two hosts, a router and a client, to try things by hand
 	$(SWIFT) build --product sc-lab

@@ -171,7 +171,7 @@ struct RefusalTests {
         try pair.finish(capture)
     }
 
-    @Test(arguments: ["urgent", "locked", "mptcp"]) func `sockets that cannot be carried whole are refused by name`(kind: String) throws {
+    @Test(arguments: ["urgent", "locked", "mptcp", "md5"]) func `sockets that cannot be carried whole are refused by name`(kind: String) throws {
         let world = try TwoHosts()
         let script = """
             import socket, sys, time
@@ -180,6 +180,12 @@ struct RefusalTests {
             server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             server.bind(("10.77.0.100", 7300)); server.listen()
             client = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262 if kind == "mptcp" else 0)
+            if kind == "md5":
+                import struct
+                client.bind(("10.77.0.100", 7301))
+                for one, port in ((server, 7301), (client, 7300)):
+                    peer = struct.pack("!HH4s", socket.AF_INET << 8, port, socket.inet_aton("10.77.0.100"))
+                    one.setsockopt(6, 14, struct.pack("128sBBHI80s", peer, 0, 0, 3, 0, b"key"))
             client.connect(("10.77.0.100", 7300))
             session, _ = server.accept()
             if kind == "urgent": client.send(b"x"); client.send(b"!", socket.MSG_OOB)
@@ -192,7 +198,7 @@ struct RefusalTests {
         try #require(child.waitForOutputOrError("fd "), "\(child.stderr)")
         let fd = String(child.stdout.split(separator: " ").last?.prefix { $0 != "\n" } ?? "")
         usleep(100_000)
-        let words = ["urgent": "urgent data", "locked": "SO_LOCK_FILTER", "mptcp": "MPTCP"]
+        let words = ["urgent": "urgent data", "locked": "SO_LOCK_FILTER", "mptcp": "MPTCP", "md5": "TCP MD5 signatures"]
         try world.refuses(.a, ["snapshot", String(child.pid), "--fd", fd, "-o", "\(world.lab.folder)/image"], naming: words[kind]!, "EOPNOTSUPP")
         child.terminate()
         try world.finish()

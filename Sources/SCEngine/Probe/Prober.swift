@@ -20,6 +20,7 @@ package struct Prober {
             }
         }
         completeUnix(&result, of: process)
+        refuseSigned(&result, of: process)
         return result
     }
 
@@ -90,6 +91,16 @@ package struct Prober {
         return channel
     }
 
+    /// The keys of TCP MD5 signatures (RFC 2385) can be seen in SOCK_DIAG only. A connection rebuilt without them would be mute.
+    private func refuseSigned(_ channels: inout [Channel], of process: TargetProcess) {
+        guard channels.contains(where: { $0.kind == .tcp && $0.isMovable }), let namespace = try? NetworkNamespace.of(pid: process.pid),
+            let signed = try? signedSockets(in: namespace), !signed.isEmpty
+        else { return }
+        for index in channels.indices where channels[index].kind == .tcp && channels[index].isMovable && signed.contains(channels[index].inode) {
+            channels[index].reason = "TCP MD5 signatures: their keys are not carried"
+        }
+    }
+
     /// UNIX_DIAG knows what getsockname cannot tell: the other end's inode, and the state.
     private func completeUnix(_ channels: inout [Channel], of process: TargetProcess) {
         guard channels.contains(where: { $0.kind == .unix }), let namespace = try? NetworkNamespace.of(pid: process.pid),
@@ -104,6 +115,25 @@ package struct Prober {
             channels[index].sendQueue = entry.sendQueue
         }
     }
+}
+
+/// The inodes of the TCP connections of a namespace that have MD5 keys.
+private func signedSockets(in namespace: NetworkNamespace) throws(CheckpointError) -> Set<UInt64> {
+    final class Box { var inodes: Set<UInt64> = [] }
+    let box = Box()
+    let netlink = OwnedDescriptor(
+        try namespace.run { () throws(CheckpointError) in try check(cproc_diag_open(), "cannot open SOCK_DIAG") })
+    let states = TCPState.allCases.filter(\.isMovable).reduce(UInt32(0)) { $0 | 1 << UInt32($1.rawValue) }
+    for family in [AF_INET, AF_INET6] {
+        let result = cproc_diag_inet(
+            netlink.raw, UInt8(family), 6, states, 1,
+            { socket, context in
+                if socket!.pointee.has_md5 != 0 { Unmanaged<Box>.fromOpaque(context!).takeUnretainedValue().inodes.insert(socket!.pointee.inode) }
+                return 0
+            }, nil, Unmanaged.passUnretained(box).toOpaque())
+        try check(result, "cannot list the TCP sockets")
+    }
+    return withExtendedLifetime(box) { box.inodes }
 }
 
 /// All Unix sockets of a namespace, by inode.
@@ -133,6 +163,6 @@ package struct UnixSockets {
                 return 0
             }, { Unmanaged<Box>.fromOpaque($0!).takeUnretainedValue().entries = [:] }, Unmanaged.passUnretained(box).toOpaque())
         try check(result, "cannot list the Unix sockets")
-        byInode = box.entries
+        byInode = withExtendedLifetime(box) { box.entries }
     }
 }
