@@ -66,3 +66,27 @@ struct RawAdapter: Adapter {
         return AlignedPrelude(surplus: [])
     }
 }
+
+extension SessionCapture {
+    /// While the sessions run: what the adapter has to know of each; nil for each without an adapter.
+    package func learn(_ adapter: (any Adapter)?, options: [String: String]) throws(CheckpointError) -> [AdapterState?] {
+        var states: [AdapterState?] = []
+        for (index, session) in selected.enumerated() {
+            states.append(try adapter?.learn(session, socket: sockets[index], known: knownAdapter(of: index), options: options))
+        }
+        return states
+    }
+
+    /// The captured channels as sessions, one each, with their exact positions.
+    package func sessions(
+        _ channels: [TCPChannel], state: [UInt8], adapter: (any Adapter)?, learnt: [AdapterState?]
+    ) throws(CheckpointError) -> [Session] {
+        var sessions: [Session] = []
+        for (index, channel) in channels.enumerated() {
+            var position = learnt[index]
+            if let adapter, let known = position { position = try adapter.fix(known, channel: channel) }
+            sessions.append(Session(id: id(of: index), channels: [channel], state: state, adapter: position))
+        }
+        return sessions
+    }
+}

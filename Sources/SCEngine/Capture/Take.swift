@@ -21,11 +21,7 @@ package struct Take {
         do throws(CheckpointError) {
             try capture.stop()
             try mute.add(capture.flows)
-            var sessions: [Session] = []
-            for (index, channel) in try capture.capture().enumerated() {
-                let state_ = try adapterStates[index].map { state throws(CheckpointError) in try adapter?.fix(state, channel: channel) } ?? nil
-                sessions.append(Session(id: capture.id(of: index), channels: [channel], state: state, adapter: state_))
-            }
+            let sessions = try capture.sessions(capture.capture(), state: state, adapter: adapter, learnt: adapterStates)
             try store(sessions)
             records = try self.records(sessions)
             for record in records { try record.save() }

@@ -50,14 +50,8 @@ package final class AcceptorHandover: HandoverDriver {
         for entry in fresh.sessions {
             var descriptors = entry.sockets.map(\.raw)
             let state = entry.session.state
-            var file: SharedDescriptor?
-            if !state.isEmpty {
-                let memory = SharedDescriptor(try check(cproc_memfd("sc-state"), "cannot make the state file"))
-                let count = state.withUnsafeBytes { pwrite(memory.raw, $0.baseAddress, $0.count, 0) }
-                guard count == state.count else { throw CheckpointError("cannot write the state file", result: Int(-errno)) }
-                descriptors.append(memory.raw)
-                file = memory
-            }
+            let file = state.isEmpty ? nil : try makeStateFile(state)
+            if let file { descriptors.append(file.raw) }
             let channels = entry.session.channels.map(AcceptorChannel.init)
             try withExtendedLifetime(file) { () throws(CheckpointError) in
                 try send(

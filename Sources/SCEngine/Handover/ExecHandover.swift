@@ -53,14 +53,8 @@ package final class ExecHandover: HandoverDriver {
     package func rebuild(_ session: Session) throws(CheckpointError) { try fresh.rebuild(session) }
 
     package func consent() throws(CheckpointError) {
-        let file = SharedDescriptor(try check(cproc_memfd("sc-state"), "cannot make the state file"))
-        for entry in fresh.sessions where !entry.session.state.isEmpty {
-            let count = entry.session.state.withUnsafeBytes { pwrite(file.raw, $0.baseAddress, $0.count, 0) }
-            guard count == entry.session.state.count else {
-                throw CheckpointError("cannot write the state file", result: Int(-errno))
-            }
-        }
-        stateFile = file
+        // One session at most has a state (`prepare`).
+        stateFile = try makeStateFile(fresh.sessions.first { !$0.session.state.isEmpty }?.session.state ?? [])
     }
 
     package func activate() throws(CheckpointError) { try fresh.activate() }

@@ -1,5 +1,7 @@
 // How a restored session comes into the hands of a process: one interface, three ways.
 
+import CProc
+import Glibc
 import SCImage
 
 /// What is known of a session while it still runs at the source.
@@ -66,4 +68,12 @@ package final class FreshSockets {
     }
 
     package func discard() { sessions = [] }
+}
+
+/// A memory file with the application's state, for a process that will inherit or receive its descriptor.
+func makeStateFile(_ state: [UInt8]) throws(CheckpointError) -> SharedDescriptor {
+    let file = SharedDescriptor(try check(cproc_memfd("sc-state"), "cannot make the state file"))
+    let count = state.withUnsafeBytes { pwrite(file.raw, $0.baseAddress, $0.count, 0) }
+    guard count == state.count else { throw CheckpointError("cannot write the state file", result: Int(-errno)) }
+    return file
 }

@@ -64,7 +64,7 @@ package final class MigrationSource {
     package func run() throws(CheckpointError) -> MigrationResult {
         let capture = try SessionCapture(selection.chosen)
         let adapter = try chosenAdapter()
-        let adapterStates = try learn(capture, adapter)
+        let adapterStates = try capture.learn(adapter, options: request.adapterOptions)
         let link = try PeerLink.open(request.target, shell: request.shell, program: request.program, timeout: request.deadline)
         let answer = try stage(.offer) { () throws(CheckpointError) in try offer(capture, adapterStates, over: link) }
         var result = MigrationResult(
@@ -93,18 +93,7 @@ package final class MigrationSource {
         return try SCEngine.adapter(named: name)
     }
 
-    private func learn(_ capture: SessionCapture, _ adapter: (any Adapter)?) throws(CheckpointError) -> [AdapterState] {
-        guard let adapter else { return [] }
-        var states: [AdapterState] = []
-        for (index, session) in capture.selected.enumerated() {
-            states.append(
-                try adapter.learn(
-                    session, socket: capture.sockets[index], known: capture.knownAdapter(of: index), options: request.adapterOptions))
-        }
-        return states
-    }
-
-    private func offer(_ capture: SessionCapture, _ states: [AdapterState], over link: PeerLink) throws(CheckpointError) -> Answer {
+    private func offer(_ capture: SessionCapture, _ states: [AdapterState?], over link: PeerLink) throws(CheckpointError) -> Answer {
         var offer = Offer()
         offer.tool = "sc-checkpoint \(toolVersion)"
         offer.host = hostName()
@@ -114,7 +103,7 @@ package final class MigrationSource {
         offer.handover = request.handover
         if case .onto(let pid, let adapter, let options) = request.handover {
             offer.handover = .onto(
-                pid: pid, adapter: adapter, options: options + states.map { "state=\($0.bytes.map(hexadecimal).joined())" })
+                pid: pid, adapter: adapter, options: options + states.compactMap { $0 }.map { "state=\($0.bytes.map(hexadecimal).joined())" })
         }
         offer.queueBytes = UInt64(selection.chosen.reduce(0) { $0 + $1.channel.receiveQueue + $1.channel.sendQueue })
         offer.stateBytes = UInt64(request.state.count)
@@ -132,7 +121,7 @@ package final class MigrationSource {
     }
 
     private func move(
-        _ capture: SessionCapture, _ adapter: (any Adapter)?, _ states: [AdapterState], _ answer: Answer, _ link: PeerLink
+        _ capture: SessionCapture, _ adapter: (any Adapter)?, _ states: [AdapterState?], _ answer: Answer, _ link: PeerLink
     ) throws(CheckpointError) {
         let addresses = request.via.map { [$0] } ?? answer.addresses.map(\.address)
         let steering = try stage(.prepare) { () throws(CheckpointError) in
@@ -156,7 +145,9 @@ package final class MigrationSource {
                 }
                 try steering.freeze()
             }
-            let sessions = try stage(.capture) { () throws(CheckpointError) in try capturedSessions(capture, adapter, states) }
+            let sessions = try stage(.capture) { () throws(CheckpointError) in
+                try capture.sessions(capture.capture(), state: request.state, adapter: adapter, learnt: states)
+            }
             // Two sockets of one namespace cannot hold the same 4-tuple, so the source lets go first and could still take back.
             if answer.isSameNamespace { local = try LocalReturn(capture, sessions) }
             try stage(.transfer) { () throws(CheckpointError) in
@@ -174,17 +165,6 @@ package final class MigrationSource {
             throw error
         }
         try commit(capture, steering, link, isLetGo: local != nil)
-    }
-
-    private func capturedSessions(
-        _ capture: SessionCapture, _ adapter: (any Adapter)?, _ states: [AdapterState]
-    ) throws(CheckpointError) -> [Session] {
-        var sessions: [Session] = []
-        for (index, channel) in try capture.capture().enumerated() {
-            let state = try adapter?.fix(states[index], channel: channel)
-            sessions.append(Session(id: capture.id(of: index), channels: [channel], state: request.state, adapter: state))
-        }
-        return sessions
     }
 
     /// After the decision there is no way back: what fails here ends a session loudly and is told as such.

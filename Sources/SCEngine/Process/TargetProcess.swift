@@ -36,20 +36,12 @@ package final class TargetProcess: Sendable {
 
     /// The numbers of its open descriptors, in ascending order.
     package func descriptors() throws(CheckpointError) -> [Int32] {
-        guard let directory = opendir("/proc/\(pid)/fd") else {
+        guard let numbers = listNumericEntries(of: "/proc/\(pid)/fd") else {
             throw CheckpointError(
                 "cannot list the descriptors of process \(pid) (\(command))", result: Int(-errno),
                 advice: errno == EACCES ? "Looking into another user's process needs CAP_SYS_PTRACE" : "")
         }
-        defer { closedir(directory) }
-        var numbers: [Int32] = []
-        while let entry = readdir(directory) {
-            let number = withUnsafePointer(to: &entry.pointee.d_name) {
-                $0.withMemoryRebound(to: CChar.self, capacity: 256) { Int32(String(cString: $0)) }
-            }
-            if let number { numbers.append(number) }
-        }
-        return numbers.sorted()
+        return numbers
     }
 
     /// A duplicate of one of its descriptors, owned by the caller (pidfd_getfd(2)).
@@ -94,9 +86,12 @@ package final class TargetProcess: Sendable {
     }
 }
 
-/// The entries of a directory that are numbers, ascending.
-package func numericEntries(of path: String) -> [Int32] {
-    guard let directory = opendir(path) else { return [] }
+/// The entries of a directory that are numbers, ascending; none when it cannot be read.
+package func numericEntries(of path: String) -> [Int32] { listNumericEntries(of: path) ?? [] }
+
+/// The same; nil, with errno, when the directory cannot be read.
+private func listNumericEntries(of path: String) -> [Int32]? {
+    guard let directory = opendir(path) else { return nil }
     defer { closedir(directory) }
     var numbers: [Int32] = []
     while let entry = readdir(directory) {

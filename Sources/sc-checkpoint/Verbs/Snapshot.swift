@@ -48,11 +48,7 @@ struct Snapshot: ParsableCommand {
                 outcome: .usage)
         }
         let capture = try SessionCapture(selection.chosen)
-        var adapterStates: [AdapterState?] = []
-        for (index, session) in selection.chosen.enumerated() {
-            adapterStates.append(
-                try chosen?.learn(session, socket: capture.sockets[index], known: capture.knownAdapter(of: index), options: options))
-        }
+        let adapterStates = try capture.learn(chosen, options: options)
         var ids: [SessionID] = []
         var stopped: [Int32] = []
         if take {
@@ -62,12 +58,7 @@ struct Snapshot: ParsableCommand {
             ids = records.map(\.id)
             stopped = records.first?.stopped ?? []
         } else {
-            var sessions: [Session] = []
-            for (index, channel) in try capture.snapshot().enumerated() {
-                var adapterState = adapterStates[index]
-                if let chosen, let learnt = adapterState { adapterState = try chosen.fix(learnt, channel: channel) }
-                sessions.append(Session(id: capture.id(of: index), channels: [channel], state: state, adapter: adapterState))
-            }
+            let sessions = try capture.sessions(capture.snapshot(), state: state, adapter: chosen, learnt: adapterStates)
             try store(sessions, of: root)
             ids = sessions.map(\.id)
         }
