@@ -59,6 +59,20 @@ struct TransportTests {
         try world.finish()
     }
 
+    @Test func `a receiver that is told to end removes its socket`() throws {
+        let world = try TwoHosts()
+        let path = "\(world.lab.folder)/receive"
+        for signal in [SIGTERM, SIGINT] {
+            let receiver = try world.lab.spawn(in: .b, [TwoHosts.program, "receive", "--listen", path])
+            try #require(receiver.waitForOutputOrError("listening"))
+            #expect(access(path, F_OK) == 0)
+            receiver.signal(signal)
+            try #expect(receiver.wait(timeout: .seconds(5)) == 0)
+            #expect(access(path, F_OK) != 0)
+        }
+        try world.finish()
+    }
+
     @Test func `a dry run asks the target and moves nothing`() throws {
         let pair = try CarriedTests.Pair(.ipv4, echo: true)
         let result = try pair.world.migrate(pair.server.pid, from: .a, to: .b, ["--port", pair.port, "--dry-run"] + adopt)

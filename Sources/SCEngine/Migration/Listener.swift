@@ -3,6 +3,9 @@
 import CProc
 import Glibc
 
+/// What SIGTERM and SIGINT remove; written once, before the handler is set.
+private nonisolated(unsafe) var pathToRemove: UnsafeMutablePointer<CChar>?
+
 /// Listens on a path that only its owner may use, and removes it when it ends.
 package final class Listener {
     private let descriptor: OwnedDescriptor
@@ -32,6 +35,17 @@ package final class Listener {
     }
 
     deinit { if isBound { unlink(path) } }
+
+    /// SIGTERM and SIGINT end the process and remove the socket; while a migration is under way they wait (`BlockedSignals`).
+    package func endOnSignal() {
+        pathToRemove = strdup(path)
+        for number in [SIGTERM, SIGINT] {
+            signal(number) { _ in
+                if let pathToRemove { unlink(pathToRemove) }
+                _exit(0)
+            }
+        }
+    }
 
     /// The next connection of the same user or of root.
     package func accept() throws(CheckpointError) -> SharedDescriptor {

@@ -25,6 +25,9 @@ package final class MigrationTarget {
         guard case .offer(let offer) = try link.receive() else {
             throw CheckpointError("the source lost its place in the conversation", why: "an offer was expected", errno: EPROTO)
         }
+        // From here on there are things to take down again; a signal waits until they are.
+        let signals = BlockedSignals()
+        defer { signals.restore() }
         let driver: any HandoverDriver
         let namespace: NetworkNamespace
         do throws(CheckpointError) {

@@ -25,6 +25,7 @@ struct Receive: ParsableCommand {
     func run() throws {
         guard let listen else { return try serveStandardStreams() }
         let listener = try Listener(listen)
+        listener.endOnSignal()
         if !json { Terminal.note("listening on \(listen)") }
         var failure: CheckpointError?
         repeat {
