@@ -6,7 +6,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { TCP = 6, TCP_MAXSEG_ = 2, TCP_CONGESTION_ = 13, BUF_LOCK = 72, PEEK_OFF = 42 };
+enum { TCP = 6, TCP_NODELAY_ = 1, TCP_MAXSEG_ = 2, TCP_CONGESTION_ = 13, BUF_LOCK = 72, PEEK_OFF = 42 };
 
 #define TRY(call)                                                                                                                          \
     do {                                                                                                                                   \
@@ -21,8 +21,11 @@ int cfloor_dump(int fd, int program, const struct cfloor_option options[], int c
     cproc_get_filter(fd, NULL, 0);
     TRY(cproc_attach_program(fd, program));
     TRY(cproc_getsockopt_int(fd, SOL_SOCKET, SO_REUSEADDR, &state->reuse));
-    for (int i = 0; i < count; i++)
-        cproc_getsockopt(fd, options[i].level, options[i].name, value, options[i].length);
+    state->differing = 0;
+    for (int i = 0; i < count; i++) {
+        int length = cproc_getsockopt(fd, options[i].level, options[i].name, value, options[i].length);
+        state->differing += length < 0 || length != options[i].fresh_length || memcmp(value, options[i].fresh, (size_t)length) != 0;
+    }
     cproc_getsockopt_int(fd, SOL_SOCKET, PEEK_OFF, &peek_offset);
     TRY(cproc_repair(fd, CPROC_REPAIR_ON));
     TRY(cproc_getsockname(fd, &state->local));
@@ -58,14 +61,13 @@ int cfloor_let_go(int fd, const struct cfloor_state *state) {
     return 0;
 }
 
-static int rebuild(int fd, const struct cfloor_state *state) {
+static int prepare(int fd, const struct cfloor_state *state) {
     struct cproc_negotiated negotiated = {.mss_clamp = (uint16_t)state->mss_clamp,
                                           .timestamps = state->info.timestamps,
                                           .sack = state->info.sack,
                                           .wscale = state->info.wscale,
                                           .snd_scale = state->info.snd_scale,
                                           .rcv_scale = state->info.rcv_scale};
-    int sent = state->send_length - state->unsent;
     TRY(cproc_repair(fd, CPROC_REPAIR_ON));
     TRY(cproc_bind(fd, &state->local));
     TRY(cproc_repair_queue(fd, CPROC_QUEUE_RECV));
@@ -90,11 +92,29 @@ static int rebuild(int fd, const struct cfloor_state *state) {
     TRY(cproc_set_window(fd, &state->window));
     TRY(cproc_resync_mss(fd));
     TRY(cproc_repair_queue(fd, CPROC_QUEUE_SEND));
-    if (sent > 0)
-        TRY(cproc_fill_queue(fd, state->send_queue, (size_t)sent));
-    TRY(cproc_repair(fd, CPROC_REPAIR_OFF));
-    if (state->unsent > 0 && send(fd, state->send_queue + sent, (size_t)state->unsent, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
-        return -1;
+    return 0;
+}
+
+/// Transmits the last of the sent segments again as an original, when the congestion window has room: see Activation.swift.
+static int activate(int fd, const struct cfloor_state *state) {
+    int sent = state->send_length - state->unsent, tail = 0;
+    if (sent > 0) {
+        struct cproc_tcp_info now;
+        TRY(cproc_tcp_info(fd, &now));
+        int mss = (int)(now.snd_mss < state->info.snd_mss ? now.snd_mss : state->info.snd_mss);
+        if ((sent + mss - 1) / mss < (int)now.snd_cwnd)
+            tail = sent < mss ? sent : mss;
+    }
+    if (sent > tail)
+        TRY(cproc_fill_queue(fd, state->send_queue, (size_t)(sent - tail)));
+    TRY(cproc_repair(fd, tail ? CPROC_REPAIR_OFF_NO_PROBE : CPROC_REPAIR_OFF));
+    if (tail) {
+        TRY(cproc_setsockopt_int(fd, TCP, TCP_NODELAY_, 1));
+        TRY(send(fd, state->send_queue + sent - tail, (size_t)tail, MSG_DONTWAIT | MSG_NOSIGNAL));
+        TRY(cproc_setsockopt_int(fd, TCP, TCP_NODELAY_, 0));
+    }
+    if (state->unsent > 0)
+        TRY(send(fd, state->send_queue + sent, (size_t)state->unsent, MSG_DONTWAIT | MSG_NOSIGNAL));
     TRY(cproc_setsockopt_int(fd, SOL_SOCKET, SO_SNDBUFFORCE, state->send_buffer / 2));
     TRY(cproc_setsockopt_int(fd, SOL_SOCKET, SO_RCVBUFFORCE, state->receive_buffer / 2));
     TRY(cproc_setsockopt_int(fd, SOL_SOCKET, BUF_LOCK, state->buffer_lock));
@@ -104,7 +124,9 @@ static int rebuild(int fd, const struct cfloor_state *state) {
 
 int cfloor_restore(const struct cfloor_state *state) {
     int fd = socket(state->local.family, SOCK_STREAM | SOCK_CLOEXEC, TCP);
-    int result = rebuild(fd, state);
+    int result = prepare(fd, state);
+    if (result >= 0)
+        result = activate(fd, state);
     if (result < 0) {
         close(fd);
         return result;

@@ -17,20 +17,24 @@ struct Bench {
             print("sc-bench: run it as root; it makes network namespaces")
             exit(1)
         }
+        // Some parts only: sc-bench sockets start blackout.
+        let parts = CommandLine.arguments.dropFirst()
+        func isWanted(_ part: String) -> Bool { parts.isEmpty || parts.contains(part) }
         do {
-            print(
-                "µs per session, medians of \(SocketBench.repetitions) repetitions of \(SocketBench.sessions) sessions; ratio to the C floor of the same repetition\n"
-            )
-            fflush(nil)
-            // The sockets live in a namespace of their own.
-            let pid = try spawn(
-                ["unshare", "--net", "sh", "-c", "ip link set lo up && exec \"$0\" inside", CommandLine.arguments[0]], environment: nil, in: nil,
-                standard: (0, 1, 2), passing: [], listenPID: false)
             var status: Int32 = 0
-            waitpid(pid, &status, 0)
-            try benchImage()
-            try benchStart()
-            try benchBlackout()
+            if isWanted("sockets") {
+                print(
+                    "µs per session, medians of \(SocketBench.repetitions) repetitions of \(SocketBench.sessions) sessions; ratio to the C floor of the same repetition\n"
+                )
+                fflush(nil)
+                // The sockets live in a namespace of their own.
+                let pid = try spawn(
+                    ["unshare", "--net", "sh", "-c", "ip link set lo up && exec \"$0\" inside", CommandLine.arguments[0]], environment: nil, in: nil,
+                    standard: (0, 1, 2), passing: [], listenPID: false)
+                waitpid(pid, &status, 0)
+            }
+            if isWanted("start") { try benchStart() }
+            if isWanted("blackout") { try benchBlackout() }
             exit(status == 0 ? 0 : 1)
         } catch {
             print("sc-bench: \(error)")
@@ -56,5 +60,7 @@ func text(_ value: Double, width: Int = 8) -> String {
     let digits = "\(hundredths / 100).\(fraction < 10 ? "0" : "")\(fraction)"
     return String(repeating: " ", count: max(0, width - digits.count)) + digits
 }
+
+func verdict(_ isMet: Bool) -> String { isMet ? "met" : "MISSED" }
 
 func pad(_ text: String, _ width: Int) -> String { text + String(repeating: " ", count: max(0, width - text.count)) }

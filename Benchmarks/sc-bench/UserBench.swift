@@ -6,51 +6,55 @@ import SCEngine
 import SCImage
 import Support
 
-/// Bytes of an image for each of a thousand idle sessions.
-func benchImage() throws {
-    var channel = TCPChannel(local: SocketAddress(IPAddress("10.77.0.100")!, port: 443), peer: SocketAddress(IPAddress("10.78.0.2")!, port: 40112))
-    channel.options.timestamps = true
-    channel.options.sack = true
-    channel.options.windowScaling = true
-    (channel.options.sendScale, channel.options.receiveScale, channel.options.mssClamp) = (7, 7, 1460)
-    (channel.writeSeq, channel.rcvNxt, channel.timestamp) = (3_439_253_736, 1_674_596_409, 2_448_814_241)
-    (channel.window.sndWl1, channel.window.sndWnd, channel.window.maxWindow) = (1_674_596_409, 64256, 64256)
-    (channel.window.rcvWnd, channel.window.rcvWup) = (65160, 1_674_596_409)
-    (channel.sendMSS, channel.congestionWindow, channel.congestionControl) = (1448, 10, "bbr")
-    (channel.sendBuffer, channel.receiveBuffer) = (87040, 131072)
-    var writer = try ImageWriter(MemorySink(), Inventory())
-    let start = monotonicNanoseconds()
-    for _ in 0..<1000 { try writer.write(Session(id: .random(), channels: [channel])) }
+/// Bytes that an image of these sessions takes for each of them.
+func benchImage(_ channels: [TCPChannel]) throws -> Double {
+    var inventory = Inventory()
+    (inventory.host, inventory.tool, inventory.pid, inventory.command) = ("host", "sc-checkpoint \(toolVersion)", 812, "server")
+    var writer = try ImageWriter(MemorySink(), inventory)
+    for channel in channels { try writer.write(Session(id: .random(), channels: [channel])) }
     try writer.finish()
-    let time = Double(monotonicNanoseconds() - start) / 1_000_000
-    print("\nimage: \(writer.bytesWritten / 1000) bytes for an idle session of 1000 (target 160), \(text(time, width: 0)) µs each to write")
+    return Double(writer.bytesWritten) / Double(channels.count)
 }
 
-/// The median start-to-end time of a program that does nothing, and of the tool.
+/// Start-to-end times of the tool and of a program that does nothing, in turn.
 func benchStart() throws {
-    func median(_ arguments: [String]) throws -> Double {
-        var times: [Double] = []
-        for _ in 0..<50 {
-            let start = monotonicNanoseconds()
-            _ = try runCommand(arguments)
-            times.append(Double(monotonicNanoseconds() - start) / 1_000_000)
-        }
-        return Spread(times).median
+    func milliseconds(_ arguments: [String]) throws -> Double {
+        let start = monotonicNanoseconds()
+        let pid = try spawn(arguments, environment: nil, in: nil, standard: (-1, -1, -1), passing: [], listenPID: false)
+        var status: Int32 = 0
+        while waitpid(pid, &status, 0) < 0, errno == EINTR {}
+        guard status == 0 else { throw LabError("\(arguments[0]) ended with \(status)") }
+        return Double(monotonicNanoseconds() - start) / 1_000_000
     }
-    let tool = Lab.program("sc-checkpoint")
-    print("start: sc-checkpoint --version \(text(try median([tool, "--version"]), width: 0)) ms, true \(text(try median(["true"]), width: 0)) ms")
+    let program = Lab.program("sc-checkpoint")
+    var (tool, nothing): ([Double], [Double]) = ([], [])
+    for _ in 0..<50 {
+        nothing.append(try milliseconds(["/bin/true"]))
+        tool.append(try milliseconds([program, "--version"]))
+    }
+    print(
+        "start, medians of 50: sc-checkpoint --version \(text(Spread(tool).median, width: 0)) ms, /bin/true \(text(Spread(nothing).median, width: 0)) ms"
+    )
 }
 
 /// One idle session of an echo server, moved to and fro between two hosts of a lab.
 func benchBlackout() throws {
-    struct Moved: Decodable { var blackout_us: Double }
+    struct Stage: Decodable {
+        var name: String
+        var duration_us: Double
+    }
+    struct Moved: Decodable {
+        var blackout_us: Double
+        var stages: [Stage]
+    }
     let lab = try Lab()
     defer { lab.down() }
     let tool = Lab.program("sc-checkpoint")
     let hold = Lab.program("sc-hold")
     func environment(_ host: Lab.Host) -> [String: String] { ["SC_RUN_DIR": "\(lab.folder)/run-\(host.rawValue)"] }
     let server = try lab.spawn(in: .a, [hold, "server", lab.serviceAddress(.ipv4), "7100", "--echo"], stdin: .pipe)
-    guard lab.waitUntilAccepting(.client, lab.serviceAddress(.ipv4), 7100) else { throw LabError("the server does not listen") }
+    // A connection that asks whether the server listens would stay with it, half closed, and be moved as well.
+    try server.waitForOutput("listening")
     let client = try lab.spawn(in: .client, [hold, "client", lab.serviceAddress(.ipv4), "7100", "1"], stdin: .pipe)
     _ = try client.ask("ping 0")
     for host in [Lab.Host.a, .b] {
@@ -60,9 +64,9 @@ func benchBlackout() throws {
     var pid = server.pid
     var former: Set<Int32> = [pid]
     var gaps: [Double] = []
+    var (names, stages): ([String], [String: [Double]]) = ([], [:])
     for move in 0..<21 {
         let (source, target): (Lab.Host, Lab.Host) = move.isMultiple(of: 2) ? (.a, .b) : (.b, .a)
-        // The probe that waited for the server is half closed at most; the session is the one that is established.
         let output = try lab.run(
             in: source,
             [
@@ -70,8 +74,11 @@ func benchBlackout() throws {
                 "--echo",
             ],
             environment: environment(source))
-        guard output.status == 0 else { throw LabError(output.stderr) }
-        gaps.append(try JSONDecoder().decode(Moved.self, from: Data(output.stdoutBytes)).blackout_us / 1000)
+        guard output.status == 0 else { throw LabError("move \(move + 1): \(output.stderr)") }
+        let moved = try JSONDecoder().decode(Moved.self, from: Data(output.stdoutBytes))
+        gaps.append(moved.blackout_us / 1000)
+        for stage in moved.stages { stages[stage.name, default: []].append(stage.duration_us / 1000) }
+        if names.isEmpty { names = moved.stages.map(\.name) }
         let pong = try client.ask("ping 0")
         guard pong.contains("\"good\":1") else { throw LabError("the session did not survive: \(pong)") }
         if move == 0 { server.terminate() }
@@ -86,6 +93,9 @@ func benchBlackout() throws {
     }
     let spread = Spread(gaps)
     print(
-        "blackout of an idle session, \(gaps.count) moves in the lab: median \(text(spread.median, width: 0)) ms, \(text(spread.low, width: 0))-\(text(spread.high, width: 0)) ms (target 5)"
+        "blackout of an idle session, \(gaps.count) moves in the lab: median \(text(spread.median, width: 0)) ms, \(text(spread.low, width: 0))-\(text(spread.high, width: 0)) ms (target 5): \(verdict(spread.median <= 5))"
     )
+    print(
+        "  its stages, medians in ms (offer and prepare come before it): "
+            + names.map { "\($0) \(text(Spread(stages[$0] ?? [0]).median, width: 0))" }.joined(separator: ", "))
 }

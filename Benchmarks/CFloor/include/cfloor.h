@@ -6,6 +6,8 @@
 struct cfloor_option {
     int level, name;
     uint32_t length;
+    int fresh_length; // of a fresh socket's value, or -errno
+    uint8_t fresh[16];
 };
 
 struct cfloor_state {
@@ -14,6 +16,7 @@ struct cfloor_state {
     struct cproc_window window;
     uint32_t write_seq, rcv_nxt, timestamp;
     int mss_clamp, send_length, receive_length, unsent, reuse, send_buffer, receive_buffer, buffer_lock;
+    int differing; // options whose value is not a fresh socket's
     char congestion[16];
     uint8_t *send_queue, *receive_queue; // borrowed from the caller, `capacity` bytes each
     uint32_t capacity;
