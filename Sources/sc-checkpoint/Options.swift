@@ -93,7 +93,7 @@ struct AdapterOptions: ParsableArguments {
 func readState(_ path: String?) throws -> [UInt8] {
     guard let path else { return [] }
     guard let bytes = readBytes(path) else {
-        throw CheckpointError("cannot read the state \(path)", why: systemMessage(errno), errno: errno)
+        throw CheckpointError("cannot read the state \(path)", result: Int(-errno))
     }
     return bytes
 }

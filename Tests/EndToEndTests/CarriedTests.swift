@@ -12,6 +12,7 @@ struct Held: Decodable {
     var mismatch: Int64?
     var eof: Bool?
     var text, state, error: String?
+    var port: UInt16?
 
     init(_ line: String) throws { self = try JSONDecoder().decode(Held.self, from: Data(line.utf8)) }
 }
@@ -25,8 +26,11 @@ struct CarriedTests {
         let image: String
         let family: Family
 
-        init(_ family: Family, listening address: String? = nil, connections: Int = 1, echo: Bool = false) throws {
-            world = try TwoHosts()
+        init(
+            _ family: Family, listening address: String? = nil, connections: Int = 1, echo: Bool = false,
+            _ prepare: (Lab) throws -> Void = { _ in }
+        ) throws {
+            world = try TwoHosts(prepare)
             self.family = family
             let hold = Lab.program("sc-hold")
             let service = world.lab.serviceAddress(family)

@@ -22,8 +22,10 @@ final class TwoHosts {
     private let clean: Leftovers
     private var receivers: [Lab.Host: Child] = [:]
 
-    init() throws {
+    /// `prepare` sets up what belongs to the machines and not to the test.
+    init(_ prepare: (Lab) throws -> Void = { _ in }) throws {
         lab = try Lab()
+        try prepare(lab)
         clean = try Leftovers.snapshot(of: lab)
     }
 

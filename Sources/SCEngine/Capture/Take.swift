@@ -56,6 +56,8 @@ package struct Take {
         do throws(CheckpointError) {
             socket = try record.socket()
         } catch {
+            // The server has ended or closed it: what is left of the hold is its rules.
+            if let namespace = (try? NetworkNamespace.of(pid: record.pid)) ?? (try? .current()) { HoldMute(namespace).remove([record.flow]) }
             record.continueProcesses()
             throw error
         }

@@ -182,6 +182,7 @@ package final class MigrationSource {
         steering.finish()
         if var failure {
             failure.what = "the sessions belong to \(request.target.description) now, but it is not known that they live: \(failure.what)"
+            failure.advice = "Look for them there with sc-checkpoint inspect, and for the rules that pass them on here with nft list ruleset"
             failure.outcome = .needsRecovery
             throw failure
         }

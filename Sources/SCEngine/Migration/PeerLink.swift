@@ -139,8 +139,7 @@ package final class PeerLink {
                 outcome: failure.needsRecover ? .needsRecovery : .unchanged)
         case .some(let message): return message
         case nil:
-            throw CheckpointError(
-                "\(peer) ended the conversation", why: "the connection was closed", errno: ECONNRESET, advice: "Look into its messages")
+            throw Self.hasEnded(peer)
         }
     }
 
@@ -164,13 +163,21 @@ package final class PeerLink {
                 Failure(what: error.what, why: error.why, advice: error.advice, errno: error.errno, needsRecover: error.outcome == .needsRecovery)))
     }
 
+    private static func hasEnded(_ peer: String) -> CheckpointError {
+        CheckpointError(
+            "\(peer) ended the conversation", why: "the connection was closed", errno: ECONNRESET,
+            advice: "The session stays where it was; look into its messages")
+    }
+
     private static func translate(_ error: ImageError, _ peer: String) -> CheckpointError {
         switch error {
         case .io(let number, _) where number == ETIMEDOUT:
             CheckpointError(
                 "\(peer) does not answer", why: "no reply within the deadline", errno: ETIMEDOUT, advice: "The session stays where it was")
+        // Which of the three it is depends on what the peer had read when it ended.
+        case .io(let number, _) where number == ECONNRESET || number == EPIPE: hasEnded(peer)
         case .io(let number, let operation): CheckpointError("\(operation) failed", result: Int(-number), advice: "The session stays where it was")
-        case .truncated: CheckpointError("\(peer) ended the conversation", why: "the connection was closed", errno: ECONNRESET)
+        case .truncated: hasEnded(peer)
         default:
             CheckpointError("\(peer) does not speak this tool's protocol", why: error.description, errno: EPROTO, advice: "Is it the same version?")
         }

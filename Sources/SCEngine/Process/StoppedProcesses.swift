@@ -29,7 +29,7 @@ package final class StoppedProcesses {
         arm(process)
         let result = try check(
             process.stop(timeout: timeout), "cannot stop process \(process.pid) (\(process.command))",
-            advice: "It has to hold still for the instant of the dump; stopping another user's process needs CAP_KILL")
+            advice: process.isAlive ? "It has to hold still for the instant of the dump; stopping another user's process needs CAP_KILL" : "")
         stopped.append(Stopped(process: process, wasStopped: result >= CPROC_ALREADY_STOPPED))
     }
 

@@ -25,6 +25,9 @@ package final class TargetProcess: Sendable {
         try check(cproc_pidfd_send_signal(pidfd.raw, 0), "process \(pid) (\(command)) cannot be reached")
     }
 
+    /// It has not ended.
+    var isAlive: Bool { (try? requireAlive()) != nil }
+
     /// SIGSTOP, and a wait until all threads stand still; a CProc result (`cproc_stop`).
     func stop(timeout: Int32) -> Int32 { cproc_stop(pid, pidfd.raw, timeout) }
 

@@ -68,6 +68,12 @@ package final class Steering {
                 "cannot pass the flows on to the target", why: "no address of \(targetName) is on a link of this host", errno: EHOSTUNREACH,
                 advice: "Name one with --via ADDR, or use --steer exec:CMD")
         }
+        if case .exec(let command) = choice {
+            let found = try runCommand(["/bin/sh", "-c", "command -v \"$0\"", command], in: namespace)
+            guard found.status == 0 else {
+                throw CheckpointError("cannot start the steering program \(command)", result: Int(-ENOENT), advice: "Give its full path")
+            }
+        }
         do throws(CheckpointError) {
             hold = try LinkHold(in: namespace, flows: flows, nextHop: nextHop)
             mute = nil
@@ -138,7 +144,8 @@ package final class Steering {
         let result = try runCommand(["/bin/sh", "-c", "exec \"$0\" \"$1\"", command, verb], input: lines, in: namespace, environment: environment)
         guard result.status == 0 else {
             let line = result.errors.split(separator: "\n").first.map(String.init) ?? "exit status \(result.status)"
-            throw CheckpointError("the steering program failed at \"\(verb)\"", why: line, advice: "It has to end with status 0: \(command)")
+            throw CheckpointError(
+                "the steering program failed at \"\(verb)\"", why: line, errno: ECANCELED, advice: "It has to end with status 0: \(command)")
         }
     }
 }

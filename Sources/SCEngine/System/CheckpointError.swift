@@ -73,6 +73,7 @@ private func defaultAdvice(_ number: Int32) -> String {
     switch number {
     case 1 /* EPERM */, 13 /* EACCES */:
         "Run as root, or grant CAP_NET_ADMIN, CAP_SYS_PTRACE and CAP_SYS_ADMIN (see sc-checkpoint check)"
+    case 2 /* ENOENT */, 20 /* ENOTDIR */, 21 /* EISDIR */, 36 /* ENAMETOOLONG */: "Check the path"
     case 3 /* ESRCH */: "The process has ended; look for its successor with ss -tnp"
     case 23 /* ENFILE */, 24 /* EMFILE */: "Raise the descriptor limit (ulimit -n)"
     case 28 /* ENOSPC */: "Free some space and repeat; nothing was kept"

@@ -45,7 +45,12 @@ struct Receive: ParsableCommand {
     /// Standard output carries the conversation, so nothing else may be written to it.
     private func serveStandardStreams() throws {
         let link = try PeerLink(input: SharedDescriptor(dup(0)), output: SharedDescriptor(dup(1)), peer: "the source", timeout: 10_000)
-        _ = try MigrationTarget(link, output: -1).run()
+        do throws(CheckpointError) {
+            _ = try MigrationTarget(link, output: -1).run()
+        } catch {
+            // The source has been told, and says it on the terminal that ssh's standard error would reach as well.
+            Glibc.exit(error.outcome.rawValue)
+        }
     }
 
     private func report(_ summary: MigrationTarget.Summary) {

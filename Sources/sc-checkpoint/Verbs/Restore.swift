@@ -32,6 +32,8 @@ struct Restore: ParsableCommand {
     }
 
     func run() throws {
+        // A wrong command line is told of before the image is looked for.
+        if !dryRun { _ = try handover.handover() }
         let (_, _, sessions) = try loadImage(image)
         if dryRun { return try rehearse(sessions) }
         guard !sessions.isEmpty else {
