@@ -21,7 +21,9 @@ struct BadLuckTests {
         #expect(pong.good == 1, "\(pong)", sourceLocation: location)
     }
 
-    private func refuses(_ pair: CarriedTests.Pair, _ host: Lab.Host, _ arguments: [String], _ word: String, at location: SourceLocation = #_sourceLocation)
+    private func refuses(
+        _ pair: CarriedTests.Pair, _ host: Lab.Host, _ arguments: [String], _ word: String, at location: SourceLocation = #_sourceLocation
+    )
         throws
     {
         expectForm(try pair.world.refuses(host, arguments, naming: word, at: location), at: location)
@@ -80,8 +82,11 @@ struct BadLuckTests {
         let world = pair.world
         // The remote shell ends the server once the source has chosen its session.
         let shell = "\(world.lab.folder)/shell"
-        try writeFile(shell, "#!/bin/sh\nkill -9 \(pair.server.pid)\nsleep 0.2\nexec ip netns exec \(world.lab.namespace(.b)) \"$2\" receive\n", mode: 0o755)
-        let command = ["migrate", String(pair.server.pid), "--port", try pair.port, "--to", "b", "--rsh", shell, "--remote-program", TwoHosts.program]
+        try writeFile(
+            shell, "#!/bin/sh\nkill -9 \(pair.server.pid)\nsleep 0.2\nexec ip netns exec \(world.lab.namespace(.b)) \"$2\" receive\n", mode: 0o755)
+        let command = [
+            "migrate", String(pair.server.pid), "--port", try pair.port, "--to", "b", "--rsh", shell, "--remote-program", TwoHosts.program,
+        ]
         expectForm(try world.refuses(.a, command + adopt, naming: "ESRCH"))
         // The kernel has closed the connection with the process, and the client knows.
         let end = try Held(pair.client.ask("read 0 1"))
@@ -154,7 +159,9 @@ struct BadLuckTests {
         try #expect(Held(client.ask("ping 0")).good == 1)
         let folder = "\(world.lab.folder)/nobody"
         try world.lab.check(in: nil, ["install", "-d", "-o", "65534", folder])
-        for command in [["snapshot", "-o", "\(folder)/image"], ["snapshot", "--take", "-o", "\(folder)/image"], ["migrate", "--to", "unix:/x"] + adopt] {
+        for command in [
+            ["snapshot", "-o", "\(folder)/image"], ["snapshot", "--take", "-o", "\(folder)/image"], ["migrate", "--to", "unix:/x"] + adopt,
+        ] {
             let arguments = [command[0], String(server.pid), "--peer", "10.78.0.2"] + command.dropFirst()
             let output = try world.lab.run(in: .a, nobody + [TwoHosts.program] + arguments, environment: ["SC_RUN_DIR": "\(folder)/run"])
             #expect(output.status == 1 && output.stderr.contains("CAP_"), "\(command[0]): \(output.stdout)\(output.stderr)")

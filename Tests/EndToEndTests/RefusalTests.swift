@@ -31,7 +31,7 @@ struct RefusalTests {
         try world.refuses(.a, ["snapshot", pid, "-o", pair.image], status: 2, naming: "no session is named")
         try world.refuses(.a, ["snapshot", pid, "--peer", "nonsense", "-o", pair.image], status: 2, naming: "--peer nonsense")
         try world.refuses(.a, ["migrate", pid, "--all", "--to=-oProxyCommand=x", "--exec", "--", "true"], status: 2, naming: "is no target")
-        try world.refuses(.a, ["restore", pair.image], naming: "ENOENT")
+        try world.refuses(.a, ["restore", pair.image, "--exec", "--", "true"], naming: "ENOENT")
         try world.refuses(.a, ["snapshot"], status: 2, naming: "the command line cannot be understood")
         try expectAlive(pair, capture)
     }

@@ -19,7 +19,8 @@ struct TransportTests {
         try world.refuses(.a, command + ["--rsh", "/nowhere/ssh"] + adopt, naming: "/nowhere/ssh", "ENOENT")
         var pong = try Held(pair.client.ask("ping 0"))
         #expect(pong.good == 1, "\(pong)")
-        let result: Migrated = try world.json(.a, command + shell + ["--remote-program", TwoHosts.program] + adopt)
+        let result: Migrated = try world.json(
+            .a, command + shell + ["--remote-program", "env SC_RUN_DIR=\(world.lab.folder)/run-b \(TwoHosts.program)"] + adopt)
         #expect(result.migrated == 1)
         pong = try Held(pair.client.ask("ping 0"))
         #expect(pong.good == 1, "\(pong)")
