@@ -12,8 +12,12 @@ struct Activation {
 
     func run(surplus: [UInt8]) throws(CheckpointError) {
         let sent = channel.sendQueue.count - channel.unsentLength
-        let tail = surplus.isEmpty && !channel.state.finSent ? stallFreeTail(sent) : 0
+        var tail = surplus.isEmpty && !channel.state.finSent ? stallFreeTail(sent) : 0
         if sent - tail > 0 { try fill(0..<(sent - tail)) }
+        if tail > 0, !hasRoom() {
+            try fill((sent - tail)..<sent)
+            tail = 0
+        }
         try leaveRepair(tail: tail)
         if tail > 0 {
             // Sent as an original transmission, its SACK tells the sender at once what was lost before it (RACK ignores a probe's SACK
@@ -33,6 +37,13 @@ struct Activation {
         guard sent > 0, let info = SocketView(raw).tcpInfo else { return 0 }
         let mss = max(1, Int(min(channel.sendMSS, info.snd_mss)))
         return (sent + mss - 1) / mss < Int(info.snd_cwnd) ? min(mss, sent) : 0
+    }
+
+    /// One more segment fits the congestion window, by the kernel's own count of packets in flight: each fill of 64 KiB ends in a short segment, so the
+    /// count is higher than bytes over MSS.
+    private func hasRoom() -> Bool {
+        guard let info = SocketView(raw).tcpInfo else { return false }
+        return info.unacked + 1 < info.snd_cwnd
     }
 
     private func fill(_ range: Range<Int>) throws(CheckpointError) {

@@ -14,7 +14,7 @@ struct InitialWindow: ~Copyable {
     /// and only slower to recover from losses.
     init?(for channel: TCPChannel) {
         let sent = channel.sendQueue.count - channel.unsentLength
-        let segments = sent / max(1, Int(channel.sendMSS)) + 2
+        let segments = sent / max(1, Int(channel.sendMSS)) + sent / 32768 + 4
         guard segments >= 10, let root = Self.root else { return nil }
         let fd = cproc_initial_window(root.raw, channel.local.port, channel.peer.port, UInt32(segments))
         guard fd >= 0 else { return nil }
