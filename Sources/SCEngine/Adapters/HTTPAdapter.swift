@@ -63,7 +63,7 @@ struct HTTPAdapter: Adapter {
             if files.isEmpty, !isNamed { return HTTPState(download: nil).encoded }
             for request in candidates where isNamed || files.contains(where: { $0.path.hasSuffix(request.path) }) {
                 guard let (_, first, last, validator) = try describe(request, server),
-                    let file = files.first(where: { $0.path.hasSuffix(request.path) }), let anchor = try locate(socket, session, in: file, counts)
+                    let file = files.first(where: { $0.path.hasSuffix(request.path) }), let anchor = try locate(session, in: file)
                 else { continue }
                 proved.append(HTTPState.Download(request: request, anchor: anchor, first: first, last: last, validator: validator))
             }
@@ -104,7 +104,7 @@ struct HTTPAdapter: Adapter {
 
     /// The anchor, from the place of the send queue's last bytes in the file; nil when they are nowhere or in several places.
     private func locate(
-        _ socket: HeldSocket, _ session: SelectedSession, in file: (fd: Int32, path: String), _ counts: Counts
+        _ session: SelectedSession, in file: (fd: Int32, path: String)
     ) throws(CheckpointError) -> Int? {
         let channel = try SessionCapture([session]).snapshot()[0]
         let key = Array(channel.sendQueue.suffix(512))

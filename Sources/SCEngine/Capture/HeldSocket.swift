@@ -118,8 +118,6 @@ package final class HeldSocket {
         try check(cproc_repair_queue(raw, Int32(queue)), "cannot select a queue of descriptor \(fd)")
     }
 
-    private func select(_ queue: some BinaryInteger) throws(CheckpointError) { try select(Int(queue)) }
-
     /// Peeks `expected` bytes of the selected queue. Any other count (EIO) means that the queue moved meanwhile, which only an unlocked dump allows,
     /// or that the peek stopped at something this tool does not carry.
     private func peek(_ expected: Int, _ which: String) throws(CheckpointError) -> [UInt8] {

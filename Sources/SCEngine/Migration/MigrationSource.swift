@@ -29,10 +29,8 @@ package struct MigrationResult: Sendable {
     /// From the moment the first packet was held to the moment the last held packet was let go, in nanoseconds.
     package var blackout: UInt64
     package var timeline: Timeline
-    package var stateBytes: Int
     /// The target's name, and the process that has the sessions now.
     package var host: String
-    package var warnings: [String] = []
 }
 
 /// Moves the sessions. On any error before the decision the sessions go on at the source and nothing is left behind.
@@ -72,7 +70,7 @@ package final class MigrationSource {
             refused: selection.refused.map {
                 (Flow(client: $0.channel.peerAddress ?? $0.channel.localAddress!, service: $0.channel.localAddress!), $0.channel.reason ?? "")
             },
-            blackout: 0, timeline: timeline, stateBytes: request.state.count, host: answer.host)
+            blackout: 0, timeline: timeline, host: answer.host)
         if request.dryRun {
             result.migrated = []
             return result
