@@ -121,12 +121,13 @@ package final class MigrationSource {
     private func move(
         _ capture: SessionCapture, _ adapter: (any Adapter)?, _ states: [AdapterState?], _ answer: Answer, _ link: PeerLink
     ) throws(CheckpointError) {
-        let addresses = request.via.map { [$0] } ?? answer.addresses.map(\.address)
         let steering = try stage(.prepare) { () throws(CheckpointError) in
             capture.prepareStop()
-            return try Steering(
-                request.steering, flows: capture.flows, in: capture.namespace, targetAddresses: addresses, targetName: answer.host,
-                isReturning: answer.isReturning, isSameNamespace: answer.isSameNamespace)
+            var move = SteeringMove(
+                flows: capture.flows, namespace: capture.namespace,
+                targetAddresses: request.via.map { [AddressPrefix($0, length: 0)] } ?? answer.addresses, targetName: answer.host)
+            (move.isReturning, move.isSameNamespace, move.deadline) = (answer.isReturning, answer.isSameNamespace, request.deadline)
+            return try makeSourceSteering(request.steering, for: move)
         }
         // The transaction is not to be torn by a Ctrl-C in its middle.
         let signals = BlockedSignals()
@@ -166,7 +167,7 @@ package final class MigrationSource {
     }
 
     /// After the decision there is no way back: what fails here ends a session loudly and is told as such.
-    private func commit(_ capture: SessionCapture, _ steering: Steering, _ link: PeerLink, isLetGo: Bool) throws(CheckpointError) {
+    private func commit(_ capture: SessionCapture, _ steering: any SourceSteering, _ link: PeerLink, isLetGo: Bool) throws(CheckpointError) {
         var failure: CheckpointError?
         func attempt(_ stage: Stage, _ body: () throws(CheckpointError) -> Void) {
             do throws(CheckpointError) { try self.stage(stage, body) } catch { failure = failure ?? error }

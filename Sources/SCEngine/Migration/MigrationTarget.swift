@@ -9,7 +9,7 @@ package final class MigrationTarget {
     private let link: PeerLink
     /// Where a process that `--exec` starts writes to; -1: /dev/null.
     private let output: Int32
-    private var returning: LinkHold?
+    private var steering: (any TargetSteering)?
 
     package init(_ link: PeerLink, output: Int32) { (self.link, self.output) = (link, output) }
 
@@ -40,6 +40,7 @@ package final class MigrationTarget {
             try answer(offer, namespace)
             if offer.dryRun {
                 driver.discard()
+                steering?.giveBack()
                 return Summary(source: offer.host, flows: [], pid: 0)
             }
             try receiveSessions(driver, count: offer.flows.count)
@@ -47,7 +48,7 @@ package final class MigrationTarget {
             // The source hears of it first: it lets its sessions go on without waiting for the cleaning here.
             link.sendFailure(error)
             driver.discard()
-            giveBackReturning()
+            steering?.giveBack()
             throw error
         }
         return Summary(source: offer.host, flows: offer.flows, pid: try serve(driver))
@@ -68,6 +69,7 @@ package final class MigrationTarget {
                 "cannot move the session onto a server in its own network namespace", why: "the server's connection would have the same 4-tuple",
                 errno: EADDRINUSE, advice: "Use --into or --exec there")
         }
+        let steering = try makeTargetSteering(offer, in: namespace)
         let stateBytes = offer.flows.count == 1 ? Int(clamping: offer.stateBytes) : 0
         do throws(CheckpointError) {
             try driver.prepare(
@@ -76,8 +78,10 @@ package final class MigrationTarget {
                 })
         } catch {
             driver.discard()
+            steering.giveBack()
             throw error
         }
+        self.steering = steering
         return (driver, namespace)
     }
 
@@ -99,19 +103,10 @@ package final class MigrationTarget {
     private func answer(_ offer: Offer, _ namespace: NetworkNamespace) throws(CheckpointError) {
         var answer = Answer(accepted: true)
         answer.host = hostName()
-        answer.addresses = try namespace.addresses()
+        answer.addresses = steering?.addresses ?? []
         answer.isSameNamespace = offer.namespace == NamespaceIdentity(namespace)
-        if !answer.isSameNamespace, !offer.dryRun { answer.isReturning = findReturning(offer, namespace) }
+        answer.isReturning = steering?.isReturning ?? false
         try link.send(.answer(answer))
-    }
-
-    /// This host may pass these very flows on, from an earlier move in the other direction.
-    private func findReturning(_ offer: Offer, _ namespace: NetworkNamespace) -> Bool {
-        guard LinkHold.isInUse(in: namespace), let hold = try? LinkHold(in: namespace, flows: offer.flows, nextHop: nil, egressOfExisting: true),
-            (try? hold.findForwarded()) == true
-        else { return false }
-        returning = hold
-        return true
     }
 
     private func receiveSessions(_ driver: any HandoverDriver, count: Int) throws(CheckpointError) {
@@ -124,7 +119,7 @@ package final class MigrationTarget {
                     throw CheckpointError("the source sent more sessions than it offered", why: "\(count) were offered", errno: EPROTO)
                 }
             case .report(let report) where report.stages.last?.stage == Stage.freeze.rawValue:
-                try returning?.retake()
+                try steering?.park()
                 try link.report(.freeze)
             case .report(let report) where report.stages.last?.stage == Stage.transfer.rawValue: break receiving
             default: throw CheckpointError("the source lost its place in the conversation", why: "sessions were expected", errno: EPROTO)
@@ -143,16 +138,14 @@ package final class MigrationTarget {
     /// The sessions are ours.
     private func serve(_ driver: any HandoverDriver) throws(CheckpointError) -> Int32 {
         do throws(CheckpointError) {
-            try returning?.unmute()
+            try steering?.activate()
             try driver.activate()
             let pid = try driver.deliver()
-            returning?.flush()
-            try returning?.unhold()
+            try steering?.release()
             try? link.report(.activate)
             // The client is served; the rest is tidying up, with programs that take milliseconds.
             driver.cleanUp()
-            returning?.clear()
-            returning = nil
+            steering?.finish()
             return pid
         } catch {
             var error = error
@@ -160,13 +153,6 @@ package final class MigrationTarget {
             link.sendFailure(error)
             throw error
         }
-    }
-
-    /// The session stays at the source, to which this host has passed its packets on and does so again.
-    private func giveBackReturning() {
-        guard let returning else { return }
-        returning.resumeForwarding()
-        self.returning = nil
     }
 }
 

@@ -1,11 +1,29 @@
 // The text of the rules and the device pair that hold and pass on a flow's packets; loaded once, before anything is frozen.
 
 /// One table for each pair of devices: packets arrive on `ingress`, and leave for the target on `egress`. Only set elements change afterwards.
-struct LinkRules {
+struct LinkRules: Equatable {
+    /// Where the client's packets arrive, and where this host answers them.
     let ingress: String
+    /// Where packets leave for the target.
     let egress: String
 
-    var table: String { "sc_checkpoint_\(ingress)_\(egress)" }
+    init(ingress: String, egress: String) { (self.ingress, self.egress) = (ingress, egress) }
+
+    /// From a table's name; nil when it is not this tool's.
+    init?(table: some StringProtocol) {
+        guard table.hasPrefix(Self.prefix) else { return nil }
+        let devices = table.dropFirst(Self.prefix.count).split(separator: Self.separator)
+        guard devices.count == 2 else { return nil }
+        self.init(ingress: String(devices[0]), egress: String(devices[1]))
+    }
+
+    private static let prefix = "sc_checkpoint_"
+    /// nft accepts a slash in a name, and no device has one in its own (dev_valid_name).
+    private static let separator: Character = "/"
+    var table: String { "\(Self.prefix)\(ingress)\(Self.separator)\(egress)" }
+
+    /// The names of the sets and maps, without the family's digit.
+    static let sets = ["mute", "hold", "relay", "fwd"]
 
     /// The private pair: what is sent to `schold0` waits in the queue of an unresolved neighbour; resolving it sends all of it, in order, to `schold1`.
     static let holdDevice = "schold0"

@@ -27,6 +27,19 @@ package func runCommand(
     }
 }
 
+/// Runs a program that must succeed.
+@discardableResult
+func runChecked(_ arguments: [String], input: String = "", in namespace: NetworkNamespace) throws(CheckpointError) -> String {
+    let result = try runCommand(arguments, input: input, in: namespace)
+    guard result.status == 0 else {
+        let line = result.errors.split(separator: "\n").first.map(String.init) ?? "exit status \(result.status)"
+        throw CheckpointError(
+            "\(arguments.prefix(2).joined(separator: " ")) failed", why: line,
+            advice: "It needs CAP_NET_ADMIN and nf_tables (see sc-checkpoint check)")
+    }
+    return result.output
+}
+
 /// Starts a program (found by PATH) with `passing` as descriptors 3, 4, …
 package func spawn(
     _ arguments: [String], environment: [String]?, in namespace: NetworkNamespace?, standard: (Int32, Int32, Int32), passing: [Int32],

@@ -96,3 +96,11 @@ private final class ThreadBox<Value>: AnyThreadBox {
         do throws(CheckpointError) { result = .success(try body()) } catch { result = .failure(error) }
     }
 }
+
+/// Writes a value below /proc/sys, in the calling thread's network namespace; a kernel without the setting is left as it is.
+func writeSysctl(_ name: String, _ value: String) {
+    let fd = open("/proc/sys/\(name)", O_WRONLY | O_CLOEXEC)
+    guard fd >= 0 else { return }
+    _ = write(fd, value, value.utf8.count)
+    close(fd)
+}

@@ -1,0 +1,114 @@
+// The drivers `none` and `nft-forward`: packets wait at the source's link, then go to the target's address on it, once or for good.
+
+import CProc
+import Glibc
+import SCImage
+
+/// Holds the flows at the source, and sends them to the target where its address is on a link. Other drivers build on it.
+final class LinkSteering: SourceSteering {
+    private let hold: LinkHold?
+    /// Instead of `hold` for a flow without a link: while no socket owns its 4-tuple, this host would answer it with RST.
+    private let mute: HoldMute?
+    private let flows: [Flow]
+    private let nextHop: IPAddress?
+    private let isSameNamespace: Bool
+    /// The flows' packets are passed on for as long as the sessions live.
+    private let isLasting: Bool
+
+    /// Everything that takes milliseconds: rules, devices, the target's link address.
+    init(_ move: SteeringMove, lasting: Bool) throws(CheckpointError) {
+        flows = move.flows
+        isSameNamespace = move.isSameNamespace
+        let nextHop = move.isSameNamespace ? nil : try Self.nextHop(for: move)
+        self.nextHop = nextHop
+        // Flows that come back are parked by the host that they return to, and this one leaves nothing behind.
+        isLasting = lasting && !move.isSameNamespace && !move.isReturning
+        if isLasting, nextHop == nil {
+            throw CheckpointError(
+                "cannot pass the flows on to the target", why: "no address of \(move.targetName) is on a link of this host", errno: EHOSTUNREACH,
+                advice: "Name one with --via ADDR, or use --steer exec:CMD")
+        }
+        let lock = try StateLock(namespace: move.namespace)
+        do throws(CheckpointError) {
+            hold = try LinkHold(in: move.namespace, flows: flows, nextHop: nextHop, lock: lock)
+            mute = nil
+        } catch {
+            // Without a link to hold at (a loopback flow) packets are dropped while it lasts; only forwarding needs the rules.
+            if lasting, !move.isSameNamespace { throw error }
+            hold = nil
+            mute = HoldMute(move.namespace)
+        }
+    }
+
+    /// Takes over from a process that has ended, at whatever point.
+    init(adopting record: [String: String], flows: [Flow], in namespace: NetworkNamespace) throws(CheckpointError) {
+        self.flows = flows
+        nextHop = record["next-hop"].flatMap { IPAddress($0) }
+        isSameNamespace = record["same-namespace"] == "yes"
+        isLasting = record["lasting"] == "yes"
+        if let name = record["table"], let rules = LinkRules(table: name) {
+            let hold = try LinkHold(in: namespace, flows: flows, nextHop: nextHop, lock: StateLock(namespace: namespace), rules: rules)
+            try hold.discover()
+            self.hold = hold
+            mute = nil
+        } else {
+            hold = nil
+            mute = HoldMute(namespace)
+        }
+    }
+
+    var record: [String: String] {
+        var record = ["lasting": isLasting ? "yes" : "no", "same-namespace": isSameNamespace ? "yes" : "no"]
+        record["next-hop"] = nextHop?.description
+        record["table"] = hold?.rules.table
+        return record
+    }
+
+    /// The first target address that is on a link of this namespace and not its own.
+    static func nextHop(for move: SteeringMove) throws(CheckpointError) -> IPAddress? {
+        let isIPv6 = move.flows.first?.isIPv6 ?? false
+        let route = OwnedDescriptor(
+            try move.namespace.run { () throws(CheckpointError) in try check(cproc_rtnl_open(), "cannot talk to rtnetlink") })
+        return move.targetAddresses.map(\.address).first { address in
+            guard address.isIPv6 == isIPv6, !address.isLinkLocal, !move.flows.contains(where: { $0.service.address == address }) else {
+                return false
+            }
+            var (found, destination) = (cproc_route(), SocketAddress(address, port: 0).endpoint)
+            return cproc_route_get(route.raw, &destination, &found) >= 0 && found.type == 1 && found.gateway.family == 0
+        }
+    }
+
+    func freeze() throws(CheckpointError) {
+        try hold?.freeze()
+        try mute?.add(flows)
+    }
+
+    func steer() throws(CheckpointError) {
+        if nextHop != nil { try hold?.relay() }
+        mute?.remove(flows)
+    }
+
+    func release() throws(CheckpointError) {
+        // In its own namespace the target answers through this very link.
+        if isSameNamespace { try hold?.unmute() }
+        hold?.flush()
+        if isLasting {
+            try hold?.forward()
+        } else if nextHop == nil {
+            try hold?.unhold()
+        }
+        hold?.settle()
+    }
+
+    func finish() {
+        if isLasting { return }
+        // Stragglers that were on their way before the path was switched find no RST.
+        if !isSameNamespace { pause(microseconds: 20_000) }
+        hold?.clear()
+    }
+
+    func rollBack() {
+        hold?.rollBack()
+        mute?.remove(flows)
+    }
+}
