@@ -54,6 +54,8 @@ package final class MigrationTarget {
     }
 
     private func receive(_ offer: Offer) throws(CheckpointError) -> Summary? {
+        // A source that has waited this long for an answer asks how the move stands, and this end had better know.
+        if offer.deadlineMilliseconds > 0 { link.limitSilence(to: Int(offer.deadlineMilliseconds)) }
         let driver: any HandoverDriver
         let namespace: NetworkNamespace
         do throws(CheckpointError) {
