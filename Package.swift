@@ -40,7 +40,8 @@ var targets: [Target] = [
     .testTarget(name: "SCImageTests", dependencies: ["SCImage"], exclude: ["Golden"], swiftSettings: strict),
     .testTarget(name: "SCEngineTests", dependencies: ["SCEngine", "Support"], swiftSettings: strict),
     .testTarget(
-        name: "EndToEndTests", dependencies: ["SCImage", "Support", "sc-checkpoint"], exclude: ["acceptor.py", "cutter.py"], swiftSettings: strict),
+        name: "EndToEndTests", dependencies: ["SCImage", "SCEngine", "Support", "sc-checkpoint"],
+        exclude: ["acceptor.py", "cutter.py", "stream_acceptor.py"], swiftSettings: strict),
 ]
 
 // libFuzzer brings its own main(), so a normal build must not link this one. See `make fuzz`.
