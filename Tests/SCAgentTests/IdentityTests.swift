@@ -1,0 +1,5 @@
+// Key, certificate and peers on disk.
+
+import Testing
+
+@Test func placeholder() {}
