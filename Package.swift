@@ -42,7 +42,7 @@ var targets: [Target] = [
     .testTarget(name: "SCImageTests", dependencies: ["SCImage"], exclude: ["Golden"], swiftSettings: strict),
     .testTarget(name: "SCEngineTests", dependencies: ["SCEngine", "Support"], swiftSettings: strict),
     .testTarget(
-        name: "SCAgentTests", dependencies: ["SCAgent", "SCEngine", "SCImage", "Support", "sc-checkpoint"], swiftSettings: strict),
+        name: "SCAgentTests", dependencies: ["SCAgent", "SCEngine", "SCImage", "CProc", "Support", "sc-checkpoint"], swiftSettings: strict),
     .testTarget(
         name: "EndToEndTests", dependencies: ["SCImage", "Support", "sc-checkpoint"], exclude: ["acceptor.py", "cutter.py"], swiftSettings: strict),
 ]

@@ -96,6 +96,9 @@ struct ctls *ctls_new(int fd, int is_server, const char *key_pem, size_t key_len
         tls->context = SSL_CTX_new(TLS_method());
         *reason = tls->context ? set_up(tls) : -ENOMEM;
     }
+    // Looking at our own certificate fetches the digest and reads the time zone (for UTC as well): later no file can be opened.
+    if (*reason == 0)
+        *reason = ctls_describe(certificate, &(struct ctls_certificate){0});
     if (*reason == 0)
         *reason = connect_socket(tls, fd, key, certificate);
     EVP_PKEY_free(key);

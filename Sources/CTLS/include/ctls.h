@@ -50,6 +50,7 @@ struct ctls;
 
 /// One end of a connection over the non-blocking socket `fd` (borrowed). Our key and certificate are PEM. The peer must show one of the `count`
 /// fingerprints at `trusted`, one after the other; NULL: any certificate will do, and is only looked at. NULL and a reason: it cannot be made.
+/// Nothing below opens a file, so the process may then be confined.
 struct ctls *ctls_new(int fd, int is_server, const char *key, size_t key_length, const char *certificate, size_t certificate_length,
                       const uint8_t *trusted, size_t count, int *reason);
 /// Ends the handle, not the socket.

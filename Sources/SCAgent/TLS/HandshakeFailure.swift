@@ -42,7 +42,7 @@ struct HandshakeFailure {
         case CTLS_REFUSED:
             CheckpointError(
                 "\(label) does not trust this host", why: "it refused this host's certificate", errno: EACCES,
-                advice: "Show this host's fingerprint with sc-checkpoint peers identity, and there: sc-checkpoint peers trust NAME HOST:PORT --fingerprint …")
+                advice: "See sc-checkpoint peers identity here, and trust it there: sc-checkpoint peers trust NAME HOST:PORT --fingerprint …")
         case CTLS_REFUSED_EXPIRED:
             CheckpointError(
                 "\(label) does not take this host's certificate", why: "there it is not valid at this time", errno: EKEYREJECTED,
@@ -65,7 +65,8 @@ struct HandshakeFailure {
         }
         return CheckpointError(
             "\(label) is not trusted", why: "its certificate has the fingerprint \(found), and \(expected.fingerprint) is expected", errno: EACCES,
-            advice: "If the host got a new certificate: sc-checkpoint peers trust \(expected.name) HOST:PORT --fingerprint \(found). Otherwise somebody else answers"
+            advice:
+                "Somebody else answers, or it has a new certificate: then sc-checkpoint peers trust \(expected.name) HOST:PORT --fingerprint \(found)"
         )
     }
 }

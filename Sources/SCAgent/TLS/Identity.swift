@@ -103,7 +103,8 @@ package struct Identity: Sendable {
 
     private static func damaged(_ what: String, _ why: String) -> CheckpointError {
         CheckpointError(
-            "\(what) cannot be used", why: why, errno: EINVAL, advice: "Put the right one back, or make a new one: sc-checkpoint peers identity --renew")
+            "\(what) cannot be used", why: why, errno: EINVAL,
+            advice: "Put the right one back, or make a new one: sc-checkpoint peers identity --renew")
     }
 }
 
@@ -116,9 +117,9 @@ package func timestamp(_ seconds: Int64) -> String {
     var time = time_t(seconds)
     var parts = tm()
     gmtime_r(&time, &parts)
-    var text = [CChar](repeating: 0, count: 64)
-    let length = strftime(&text, text.count, "%Y-%m-%dT%H:%M:%SZ", &parts)
-    return String(decoding: text.prefix(length).map { UInt8(bitPattern: $0) }, as: UTF8.self)
+    // strftime(3) reads /etc/localtime, which a terminator cannot.
+    func two(_ number: Int32) -> String { number < 10 ? "0\(number)" : String(number) }
+    return "\(parts.tm_year + 1900)-\(two(parts.tm_mon + 1))-\(two(parts.tm_mday))T\(two(parts.tm_hour)):\(two(parts.tm_min)):\(two(parts.tm_sec))Z"
 }
 
 /// The reverse; nil for anything else.

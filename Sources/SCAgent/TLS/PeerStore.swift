@@ -112,7 +112,7 @@ package struct PeerStore: Sendable {
         let path = path(name)
         guard let bytes = try ConfigurationFile.read(path, .trusted, "the peer file") else { return nil }
         func malformed(_ why: String) -> CheckpointError {
-            CheckpointError("the peer file \(path) is malformed", why: why, errno: EINVAL, advice: "Correct it, or sc-checkpoint peers trust \(name) anew")
+            CheckpointError("the peer file \(path) is malformed", why: why, errno: EINVAL, advice: "Correct it, or trust the peer anew")
         }
         guard let file = try? JSONDecoder().decode(PeerFile.self, from: Data(bytes)) else {
             throw malformed("it is no JSON object with the texts name, address and fingerprint")

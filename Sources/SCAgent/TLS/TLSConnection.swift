@@ -68,7 +68,7 @@ final class TLSConnection {
         shutdown(socket, Int32(SHUT_WR))
     }
 
-    /// After a refusal: lets the alert reach the peer, which a close with unread bytes would overtake with a RST.
+    /// At the end: lets the last words reach the peer, which a close with unread bytes would overtake with a RST.
     func linger() {
         shutdown(socket, Int32(SHUT_WR))
         let deadline = Deadline(milliseconds: 300)

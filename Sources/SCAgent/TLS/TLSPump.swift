@@ -36,7 +36,7 @@ final class TLSPump {
         while true {
             if connectionIsBroken { return 0 }
             if let count = tls.read(into: destination) {
-                if count > 0 { touch() } else { connectionIsBroken = true }
+                if count > 0 { touch() }
                 return count
             }
             if try !send() { try wait(socketEvents: POLLIN, engineEvents: 0) }

@@ -23,7 +23,9 @@ package enum Terminator {
                 tls.linger()
                 return
             }
-            if order.role != .probe { serve(tls, order) }
+            guard order.role != .probe else { return }
+            serve(tls, order)
+            tls.linger()
         } catch {
             tell(.refused(error))
         }

@@ -39,7 +39,8 @@ struct Peers: ParsableCommand {
                     Document(
                         peers: peers.map {
                             .init(
-                                name: $0.name, address: $0.address, fingerprint: $0.fingerprint.description, valid_until: $0.validUntil.map(timestamp))
+                                name: $0.name, address: $0.address, fingerprint: $0.fingerprint.description, valid_until: $0.validUntil.map(timestamp)
+                            )
                         }))
             }
             Terminal.table(
