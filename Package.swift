@@ -19,6 +19,7 @@ var targets: [Target] = [
     // libnet has no .pc file in Debian, so it is linked by name and used from C only.
     .target(name: "CProc", cSettings: strictC, linkerSettings: [.linkedLibrary("net")]),
     .target(name: "SCEngine", dependencies: ["CProc", "SCImage"], swiftSettings: strict),
+    .target(name: "SCAgent", dependencies: ["SCEngine", "SCImage", "CProc"], swiftSettings: strict),
     .executableTarget(
         name: "sc-checkpoint",
         dependencies: ["SCEngine", "SCImage", "CProc", .product(name: "ArgumentParser", package: "swift-argument-parser")],
@@ -39,6 +40,7 @@ var targets: [Target] = [
     .testTarget(name: "CProcTests", dependencies: ["CProc", "Support"], swiftSettings: strict),
     .testTarget(name: "SCImageTests", dependencies: ["SCImage"], exclude: ["Golden"], swiftSettings: strict),
     .testTarget(name: "SCEngineTests", dependencies: ["SCEngine", "Support"], swiftSettings: strict),
+    .testTarget(name: "SCAgentTests", dependencies: ["SCAgent", "SCEngine", "SCImage", "Support"], swiftSettings: strict),
     .testTarget(
         name: "EndToEndTests", dependencies: ["SCImage", "Support", "sc-checkpoint"], exclude: ["acceptor.py", "cutter.py"], swiftSettings: strict),
 ]

@@ -117,6 +117,7 @@ extension Handover {
         case .exec(let arguments): "--exec -- " + arguments.map { String(decoding: $0, as: UTF8.self) }.joined(separator: " ")
         case .into(let path): "--into " + String(decoding: path, as: UTF8.self)
         case .onto(let pid, let adapter, _): "--onto \(pid) --adapter \(adapter)"
+        case .service(let name): "service \(name)"
         }
     }
 }
