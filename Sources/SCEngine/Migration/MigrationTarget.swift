@@ -243,6 +243,10 @@ package func makeHandover(
     case .into(let path):
         let namespace = try NetworkNamespace.current()
         return (AcceptorHandover(path: String(decoding: path, as: UTF8.self), in: namespace, deadline: max(1000, deadline)), namespace)
+    case .service(let name):
+        throw CheckpointError(
+            "\(hostName()) cannot receive for service \(name)", why: "no policy says who serves it here", errno: ENOENT,
+            advice: "Name the receiver: --exec, --into or --onto")
     case .onto(let pid, let adapter, _):
         return (try TransplantHandover(pid: pid, adapter: adapter), try NetworkNamespace.of(pid: pid))
     }
