@@ -9,9 +9,11 @@ import SCImage
 /// The verb `tls-end`. Descriptors 3 to 8 are those of `TerminatorOrder.Descriptor`.
 package enum Terminator {
     /// Runs until either end of the conversation ends. Nothing is printed: the outcome goes through its descriptor.
-    package static func run() {
+    package static func run() throws(CheckpointError) {
         guard let text = readAll(.order), let order = TerminatorOrder(text: text) else {
-            return tell(.refused(CheckpointError("tls-end is no verb for people", why: "it has no order", errno: EINVAL)))
+            throw CheckpointError(
+                "tls-end is no verb for people", why: "it gets its order from the program itself", errno: EINVAL,
+                advice: "See sc-checkpoint peers --help", outcome: .usage)
         }
         do throws(CheckpointError) {
             let deadline = Deadline(milliseconds: order.limits.handshakeMilliseconds)

@@ -7,5 +7,5 @@ struct TLSEnd: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "tls-end", abstract: "Ends the TLS of one peer and checks what it says.", shouldDisplay: false)
 
-    func run() { Terminator.run() }
+    func run() throws { try Terminator.run() }
 }
