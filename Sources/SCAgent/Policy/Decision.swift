@@ -119,11 +119,15 @@ extension Policy {
             }
             return .accept(.init(service: name, handover: .into(path: socketPath(path)), acceptorUser: uid))
         case .onto(let server, let adapter):
-            if let explicit { return .accept(.init(service: name, handover: explicit)) }
+            var options: [String] = []
+            if case .onto(let pid, _, let given) = explicit {
+                if pid != 0 { return .accept(.init(service: name, handover: explicit!)) }
+                options = given
+            }
             guard let pid = lookup.pids(server).first else {
                 return .refuse(.process, Self.refusal(offer, "\(server.description) does not run on \(hostName())", "Start the server first", ESRCH))
             }
-            return .accept(.init(service: name, handover: .onto(pid: pid, adapter: adapter, options: [])))
+            return .accept(.init(service: name, handover: .onto(pid: pid, adapter: adapter, options: options)))
         }
     }
 
@@ -141,7 +145,8 @@ extension Policy.Receiver {
         switch (self, handover) {
         case (.exec(let command), .exec(let arguments)): command.map { Array($0.utf8) } == arguments
         case (.into(let path, _), .into(let asked)): socketPath(path) == asked
-        case (.onto(let server, let adapter), .onto(let pid, let asked, _)): adapter == asked && lookup.pids(server).contains(pid)
+        // Pid 0 leaves the process to the policy.
+        case (.onto(let server, let adapter), .onto(let pid, let asked, _)): adapter == asked && (pid == 0 || lookup.pids(server).contains(pid))
         default: false
         }
     }

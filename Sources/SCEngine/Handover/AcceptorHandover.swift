@@ -64,6 +64,16 @@ package final class AcceptorHandover: HandoverDriver {
         try expect("ready", "after the sessions")
     }
 
+    package func confirm() throws(CheckpointError) {
+        guard let connection else { return }
+        let events = cproc_poll(connection.raw, Int16(POLLIN), 0)
+        guard events <= 0 else {
+            throw CheckpointError(
+                "the acceptor at \(path) has gone", why: "it closed the connection after it was ready", errno: ECONNRESET,
+                advice: "The session stays where it was")
+        }
+    }
+
     package func activate() throws(CheckpointError) { try fresh.activate() }
 
     /// An acceptor that has ended since it said ready has read nothing, so its successor on the same path may have the sessions just as well.

@@ -25,6 +25,8 @@ package protocol HandoverDriver: AnyObject {
     func rebuild(_ session: Session) throws(CheckpointError)
     /// The receiving process has everything and says that it is ready.
     func consent() throws(CheckpointError)
+    /// The last look before the point of no return: throws when the receiving process has gone.
+    func confirm() throws(CheckpointError)
     /// The sessions speak.
     func activate() throws(CheckpointError)
     /// The receiving process goes to work; returns its pid.
@@ -44,6 +46,10 @@ package protocol HandoverDriver: AnyObject {
     var keepsakes: [Int32] { get }
     /// A socket has spoken: the sessions can no longer be given back.
     var isLive: Bool { get }
+}
+
+extension HandoverDriver {
+    package func confirm() {}
 }
 
 /// Sessions rebuilt in fresh sockets, for the two ways that hand descriptors over.

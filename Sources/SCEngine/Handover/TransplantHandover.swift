@@ -120,6 +120,10 @@ package final class TransplantHandover: HandoverDriver {
     /// The server agreed when it accepted the prelude and answered in it.
     package func consent() {}
 
+    package func confirm() throws(CheckpointError) {
+        for process in processesToStop { try process.requireAlive() }
+    }
+
     package func activate() throws(CheckpointError) {
         for entry in rebuilt {
             isLive = true

@@ -72,6 +72,7 @@ package final class MigrationTarget {
                 return nil
             }
             try receiveSessions(driver, count: offer.flows.count)
+            try driver.confirm()
             try beginActivation()
         } catch {
             throw discard(driver, error)

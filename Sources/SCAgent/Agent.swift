@@ -1,0 +1,259 @@
+// The agent: one process for each host that lets peers and local programs in, and starts a worker for each conversation.
+//
+//   peer ══TLS══> terminator (nobody, confined) ──socketpair──> worker `receive` ──SCM_RIGHTS──> acceptor
+//   command ──agent.sock──> worker `migrate` ──socketpair──> terminator ══TLS══> peer
+//
+// The agent itself parses nothing that a peer sends: it sees a name, from its own terminator. Everything that moves sessions is in workers, whose
+// journals and keepers outlive them and this process.
+
+import CProc
+import Glibc
+import SCEngine
+import SCImage
+
+package final class Agent {
+    let policyPath: String
+    var policy: Policy
+    let store: PeerStore
+    let metrics = Metrics()
+    var workers: [Worker] = []
+    private var pending: [(peer: PendingPeer, since: UInt64)] = []
+    private var local: [SharedDescriptor] = []
+    private var rates: [String: RateLimit] = [:]
+    private let localListener: SharedDescriptor
+    private let peerListener: SharedDescriptor?
+    private let signals: SignalPipe
+    private var metricsServer: MetricsServer?
+    private let log: (String) -> Void
+    private var isStopping = false
+    private var nextCollection = monotonicNanoseconds()
+
+    /// What workers need: sockets of others, packets, network namespaces, stopping and looking into processes, becoming nobody.
+    private static let capabilities: [Int] = [
+        0 /* CHOWN */, 1 /* DAC_OVERRIDE */, 2 /* DAC_READ_SEARCH */, 5 /* KILL */, 6 /* SETGID */, 7 /* SETUID */, 8 /* SETPCAP */,
+        10 /* NET_BIND_SERVICE */, 12 /* NET_ADMIN */, 13 /* NET_RAW */, 18 /* SYS_CHROOT */, 19 /* SYS_PTRACE */, 21 /* SYS_ADMIN */,
+        24 /* SYS_RESOURCE */, 38 /* PERFMON */, 39 /* BPF */, 40 /* CHECKPOINT_RESTORE */,
+    ]
+
+    /// Listens; recovers what a crash has left. `log` gets one line for each event.
+    package init(policyPath: String, log: @escaping (String) -> Void) throws(CheckpointError) {
+        self.policyPath = policyPath
+        self.log = log
+        policy = try Policy.load(policyPath)
+        store = try PeerStore()
+        signals = try SignalPipe([SIGTERM, SIGINT, SIGHUP, SIGCHLD])
+        if geteuid() == 0 {
+            try check(cproc_keep_capabilities(Self.capabilities.reduce(0) { $0 | 1 << UInt64($1) }), "cannot give up capabilities")
+        }
+        let passed = ServiceManager.takeDescriptors()
+        localListener = try passed["sc-local"]?.first ?? Self.listenLocally()
+        if let address = policy.listen {
+            _ = try store.identity
+            peerListener = try passed["sc-peers"]?.first ?? Self.listen(address)
+        } else {
+            peerListener = nil
+        }
+        if let address = policy.metrics {
+            let server = try MetricsServer(address, metrics)
+            try server.start()
+            metricsServer = server
+        }
+        metrics.set(Metrics.Family.buildInfo, [toolVersion], to: 1)
+        recover()
+    }
+
+    private static func listenLocally() throws(CheckpointError) -> SharedDescriptor {
+        _ = try StateDirectory.file("x", in: "sessions")
+        let raw = socket(AF_UNIX, Int32(SOCK_SEQPACKET.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
+        let listener = SharedDescriptor(try check(raw < 0 ? -errno : raw, "cannot make a Unix socket"))
+        let path = AgentClient.path
+        if !bindUnix(raw, path) {
+            let probe = SharedDescriptor(socket(AF_UNIX, Int32(SOCK_SEQPACKET.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0))
+            guard errno == EADDRINUSE, !connectUnix(probe.raw, path), errno == ECONNREFUSED else {
+                throw CheckpointError("an agent runs on this host", why: "it listens on \(path)", errno: EADDRINUSE, advice: "Stop it first")
+            }
+            unlink(path)
+            guard bindUnix(raw, path) else { throw CheckpointError("cannot listen on \(path)", result: Int(-errno)) }
+        }
+        // Who may do what is decided by SO_PEERCRED, not by the file's mode.
+        chmod(path, 0o666)
+        chmod(StateDirectory.path, 0o711)
+        guard Glibc.listen(raw, 64) == 0 else { throw CheckpointError("cannot listen on \(path)", result: Int(-errno)) }
+        return listener
+    }
+
+    private static func listen(_ address: SocketAddress) throws(CheckpointError) -> SharedDescriptor {
+        let raw = socket(address.address.isIPv6 ? AF_INET6 : AF_INET, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
+        let listener = SharedDescriptor(try check(raw < 0 ? -errno : raw, "cannot make a socket"))
+        _ = cproc_setsockopt_int(raw, SOL_SOCKET, SO_REUSEADDR, 1)
+        if address.address.isIPv6 { _ = cproc_setsockopt_int(raw, Int32(IPPROTO_IPV6), IPV6_V6ONLY, 0) }
+        var endpoint = address.endpoint
+        try check(cproc_bind(raw, &endpoint), "cannot listen on \(address)", advice: "Is another agent running? ss -tlnp")
+        guard Glibc.listen(raw, 128) == 0 else { throw CheckpointError("cannot listen on \(address)", result: Int(-errno)) }
+        return listener
+    }
+
+    private func recover() {
+        for (migration, role) in Journal.list() {
+            // Those whose keepers are at it are busy.
+            guard let outcome = Recovery.recover(migration, role, within: Deadline(milliseconds: 0)) else { continue }
+            log("recovery of \(migration) (\(role.rawValue)): \(outcome.rawValue)")
+        }
+        Recovery.sweep()
+    }
+
+    /// Serves until SIGTERM or SIGINT. Workers that are at it go on without it.
+    package func run() throws(CheckpointError) {
+        var stored = ["sc-local": localListener]
+        stored["sc-peers"] = peerListener
+        for (name, listener) in stored { ServiceManager.notify("FDSTORE=1\nFDNAME=\(name)", descriptors: [listener.raw]) }
+        ServiceManager.notify("READY=1\nSTATUS=\(policy.services.count) services")
+        log("listening on \(AgentClient.path)\(policy.listen.map { " and \($0)" } ?? "")")
+        while !isStopping { try turn() }
+        ServiceManager.notify("STOPPING=1")
+        metricsServer?.stop()
+        unlink(AgentClient.path)
+        log("stopped; \(workers.count) conversations go on by themselves")
+    }
+
+    private func turn() throws(CheckpointError) {
+        var entries = [pollfd(fd: signals.raw, events: Int16(POLLIN), revents: 0), pollfd(fd: localListener.raw, events: Int16(POLLIN), revents: 0)]
+        // With all places taken, peers wait in the listener's queue.
+        let canAccept = pending.count + workers.count < policy.limits.connections
+        entries.append(pollfd(fd: canAccept ? peerListener?.raw ?? -1 : -1, events: Int16(POLLIN), revents: 0))
+        entries += pending.map { pollfd(fd: $0.peer.outcome.raw, events: Int16(POLLIN), revents: 0) }
+        entries += workers.map { pollfd(fd: $0.reports.raw, events: Int16(POLLIN), revents: 0) }
+        entries += local.map { pollfd(fd: $0.raw, events: Int16(POLLIN), revents: 0) }
+        let ready = poll(&entries, nfds_t(entries.count), 1000)
+        guard ready > 0 || errno == EINTR || ready == 0 else { throw CheckpointError("cannot wait for events", result: Int(-errno)) }
+        let isReady = { (index: Int) in ready > 0 && entries[index].revents != 0 }
+        let (pendingCount, workerCount, localCount) = (pending.count, workers.count, local.count)
+        for index in (0..<localCount).reversed() where isReady(3 + pendingCount + workerCount + index) { serve(local.remove(at: index)) }
+        for index in 0..<workerCount where isReady(3 + pendingCount + index) { hear(workers[index]) }
+        for index in (0..<pendingCount).reversed() where isReady(3 + index) { conclude(pending.remove(at: index).peer) }
+        if isReady(0) { handleSignals() }
+        if isReady(1) { acceptLocal() }
+        if isReady(2) { acceptPeerConnection() }
+        reap()
+        collect()
+    }
+
+    // MARK: Peers
+
+    private func acceptPeerConnection() {
+        guard let peerListener else { return }
+        let raw = accept4(peerListener.raw, nil, nil, Int32(SOCK_CLOEXEC.rawValue))
+        guard raw >= 0 else { return }
+        metrics.add(Metrics.Family.connectionsAccepted, ["peer"])
+        var limits = TerminatorLimits()
+        limits.memoryBytes = max(64, policy.limits.memoryMiB) << 20
+        do throws(CheckpointError) {
+            pending.append((try acceptPeer(OwnedDescriptor(raw), store: store, limits: limits), monotonicNanoseconds()))
+        } catch {
+            log("a peer was turned away: \(error)")
+        }
+    }
+
+    private func conclude(_ connection: PendingPeer) {
+        do throws(CheckpointError) {
+            let peer = try connection.result()
+            let now = monotonicNanoseconds()
+            var rate = rates[peer.name] ?? RateLimit(perSecond: policy.limits.offersPerSecond, now: now)
+            let isAllowed = rate.allows(at: now)
+            rates[peer.name] = rate
+            guard isAllowed else {
+                metrics.add(Metrics.Family.refusals, [Decision.Check.rate.rawValue])
+                return log("\(peer.name) was turned away: more than \(policy.limits.offersPerSecond) offers a second")
+            }
+            let load = workers.reduce(into: Load()) { $0 = Load(sessions: $0.sessions + $1.sessions, bytes: $0.bytes + $1.bytes) }
+            let arguments = [
+                "receive", "--on-descriptor", "3", "--from", peer.name, "--policy", policyPath, "--load", "\(load.sessions):\(load.bytes)",
+            ]
+            workers.append(try Worker(.peer(peer.name), arguments, standard: (-1, -1, 2), passing: [connection.link.raw]))
+        } catch {
+            metrics.add(Metrics.Family.peerFailures)
+            log("a peer was turned away: \(error)")
+        }
+    }
+
+    // MARK: Local programs
+
+    private func acceptLocal() {
+        let raw = accept4(localListener.raw, nil, nil, Int32(SOCK_CLOEXEC.rawValue))
+        guard raw >= 0 else { return }
+        let connection = SharedDescriptor(raw)
+        metrics.add(Metrics.Family.connectionsAccepted, ["local"])
+        if local.count < 256 { local.append(connection) }
+    }
+
+    private func serve(_ connection: SharedDescriptor) {
+        do throws(CheckpointError) {
+            if let answer = try LocalService(self).answer(connection) { LocalService.send(answer, on: connection) }
+        } catch {
+            LocalService.send(LocalAnswer(error: error.description), on: connection)
+        }
+    }
+
+    // MARK: Workers and time
+
+    private func hear(_ worker: Worker) {
+        for report in worker.readReports() {
+            metrics.note(report)
+            var line = "\(report.role) \(report.outcome): \(report.sessions) session\(report.sessions == 1 ? "" : "s")"
+            if case .peer(let name) = worker.kind { line += " from \(name)" }
+            if let message = report.message { line += ": \(message)" }
+            log(line)
+        }
+    }
+
+    private func reap() {
+        workers.removeAll { worker in
+            var status: Int32 = 0
+            guard waitpid(worker.pid, &status, WNOHANG) == worker.pid else { return false }
+            hear(worker)
+            if let client = worker.client {
+                let code = status & 0x7f == 0 ? (status >> 8) & 0xff : 128 + (status & 0x7f)
+                LocalService.send(LocalAnswer(status: code), on: client)
+            }
+            return true
+        }
+    }
+
+    private func handleSignals() {
+        for signal in signals.take() {
+            switch signal {
+            case SIGTERM, SIGINT: isStopping = true
+            case SIGHUP:
+                do throws(CheckpointError) {
+                    policy = try Policy.load(policyPath)
+                    log("the policy was read again")
+                } catch {
+                    log("the policy stays as it was: \(error)")
+                }
+            default: break
+            }
+        }
+    }
+
+    /// Every half minute: flows that are passed on to other hosts and have ended there.
+    private func collect() {
+        metrics.set(Metrics.Family.sessionsInFlight, to: Double(workers.reduce(0) { $0 + $1.sessions }))
+        let now = monotonicNanoseconds()
+        guard now >= nextCollection else { return }
+        nextCollection = now + 30_000_000_000
+        guard ForwardRecord.exist else { return }
+        if let worker = try? Worker(.command, ["recover", "--forwards"], standard: (-1, -1, 2), passing: []) { workers.append(worker) }
+    }
+
+    var status: AgentStatus {
+        AgentStatus(
+            pid: getpid(), listen: policy.listen?.description, policy: policyPath,
+            work: workers.map { worker in
+                var name: String?
+                if case .peer(let peer) = worker.kind { name = peer }
+                return .init(
+                    kind: name == nil ? "command" : "peer", peer: name, pid: worker.pid, sessions: worker.sessions,
+                    seconds: Double(monotonicNanoseconds() - worker.started) / 1e9)
+            }, connections: pending.count)
+    }
+}
