@@ -16,3 +16,4 @@
 #include "cproc_inject.h"
 #include "cproc_nft.h"
 #include "cproc_rtnl.h"
+#include "cproc_announce.h"

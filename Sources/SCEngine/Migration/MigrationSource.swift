@@ -96,7 +96,7 @@ package final class MigrationSource {
         offer.tool = "sc-checkpoint \(toolVersion)"
         offer.host = hostName()
         offer.flows = capture.flows
-        offer.steering = request.steering.name
+        offer.steering = try steeringOffer(request.steering, capture.flows, in: capture.namespace)
         offer.namespace = NamespaceIdentity(capture.namespace)
         offer.handover = request.handover
         if case .onto(let pid, let adapter, let options) = request.handover {
@@ -127,6 +127,7 @@ package final class MigrationSource {
                 flows: capture.flows, namespace: capture.namespace,
                 targetAddresses: request.via.map { [AddressPrefix($0, length: 0)] } ?? answer.addresses, targetName: answer.host)
             (move.isReturning, move.isSameNamespace, move.deadline) = (answer.isReturning, answer.isSameNamespace, request.deadline)
+            (move.shell, move.program) = (request.shell, request.program)
             return try makeSourceSteering(request.steering, for: move)
         }
         // The transaction is not to be torn by a Ctrl-C in its middle.

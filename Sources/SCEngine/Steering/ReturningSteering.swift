@@ -44,7 +44,7 @@ final class ReturningSteering: TargetSteering {
     var isReturning: Bool { hold != nil }
 
     var record: [String: String] {
-        var record: [String: String] = [:]
+        var record = ["driver": "returning"]
         record["table"] = hold?.rules.table
         record["former-hop"] = hold?.formerHop?.description
         return record

@@ -52,6 +52,9 @@ package struct SteeringMove {
     package var isSameNamespace = false
     /// Milliseconds that others may take to answer.
     package var deadline = 10_000
+    /// The remote shell, and this tool's name on a router.
+    package var shell = ["ssh"]
+    package var program = "sc-checkpoint"
 
     package init(flows: [Flow], namespace: NetworkNamespace, targetAddresses: [AddressPrefix], targetName: String) {
         (self.flows, self.namespace) = (flows, namespace)
