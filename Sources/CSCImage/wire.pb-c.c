@@ -367,13 +367,195 @@ void   sc__wire__failure__free_unpacked
   assert(message->base.descriptor == &sc__wire__failure__descriptor);
   protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
 }
+void   sc__wire__resolve__init
+                     (Sc__Wire__Resolve         *message)
+{
+  static const Sc__Wire__Resolve init_value = SC__WIRE__RESOLVE__INIT;
+  *message = init_value;
+}
+size_t sc__wire__resolve__get_packed_size
+                     (const Sc__Wire__Resolve *message)
+{
+  assert(message->base.descriptor == &sc__wire__resolve__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t sc__wire__resolve__pack
+                     (const Sc__Wire__Resolve *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &sc__wire__resolve__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t sc__wire__resolve__pack_to_buffer
+                     (const Sc__Wire__Resolve *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &sc__wire__resolve__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Sc__Wire__Resolve *
+       sc__wire__resolve__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Sc__Wire__Resolve *)
+     protobuf_c_message_unpack (&sc__wire__resolve__descriptor,
+                                allocator, len, data);
+}
+void   sc__wire__resolve__free_unpacked
+                     (Sc__Wire__Resolve *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &sc__wire__resolve__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   sc__wire__standing__init
+                     (Sc__Wire__Standing         *message)
+{
+  static const Sc__Wire__Standing init_value = SC__WIRE__STANDING__INIT;
+  *message = init_value;
+}
+size_t sc__wire__standing__get_packed_size
+                     (const Sc__Wire__Standing *message)
+{
+  assert(message->base.descriptor == &sc__wire__standing__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t sc__wire__standing__pack
+                     (const Sc__Wire__Standing *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &sc__wire__standing__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t sc__wire__standing__pack_to_buffer
+                     (const Sc__Wire__Standing *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &sc__wire__standing__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Sc__Wire__Standing *
+       sc__wire__standing__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Sc__Wire__Standing *)
+     protobuf_c_message_unpack (&sc__wire__standing__descriptor,
+                                allocator, len, data);
+}
+void   sc__wire__standing__free_unpacked
+                     (Sc__Wire__Standing *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &sc__wire__standing__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   sc__wire__inquiry__init
+                     (Sc__Wire__Inquiry         *message)
+{
+  static const Sc__Wire__Inquiry init_value = SC__WIRE__INQUIRY__INIT;
+  *message = init_value;
+}
+size_t sc__wire__inquiry__get_packed_size
+                     (const Sc__Wire__Inquiry *message)
+{
+  assert(message->base.descriptor == &sc__wire__inquiry__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t sc__wire__inquiry__pack
+                     (const Sc__Wire__Inquiry *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &sc__wire__inquiry__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t sc__wire__inquiry__pack_to_buffer
+                     (const Sc__Wire__Inquiry *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &sc__wire__inquiry__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Sc__Wire__Inquiry *
+       sc__wire__inquiry__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Sc__Wire__Inquiry *)
+     protobuf_c_message_unpack (&sc__wire__inquiry__descriptor,
+                                allocator, len, data);
+}
+void   sc__wire__inquiry__free_unpacked
+                     (Sc__Wire__Inquiry *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &sc__wire__inquiry__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
+void   sc__wire__living__init
+                     (Sc__Wire__Living         *message)
+{
+  static const Sc__Wire__Living init_value = SC__WIRE__LIVING__INIT;
+  *message = init_value;
+}
+size_t sc__wire__living__get_packed_size
+                     (const Sc__Wire__Living *message)
+{
+  assert(message->base.descriptor == &sc__wire__living__descriptor);
+  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
+}
+size_t sc__wire__living__pack
+                     (const Sc__Wire__Living *message,
+                      uint8_t       *out)
+{
+  assert(message->base.descriptor == &sc__wire__living__descriptor);
+  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
+}
+size_t sc__wire__living__pack_to_buffer
+                     (const Sc__Wire__Living *message,
+                      ProtobufCBuffer *buffer)
+{
+  assert(message->base.descriptor == &sc__wire__living__descriptor);
+  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
+}
+Sc__Wire__Living *
+       sc__wire__living__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data)
+{
+  return (Sc__Wire__Living *)
+     protobuf_c_message_unpack (&sc__wire__living__descriptor,
+                                allocator, len, data);
+}
+void   sc__wire__living__free_unpacked
+                     (Sc__Wire__Living *message,
+                      ProtobufCAllocator *allocator)
+{
+  if(!message)
+    return;
+  assert(message->base.descriptor == &sc__wire__living__descriptor);
+  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
+}
 static const uint64_t sc__wire__offer__netns_device__default_value = 0ull;
 static const uint64_t sc__wire__offer__netns_inode__default_value = 0ull;
 static const uint64_t sc__wire__offer__queue_bytes__default_value = 0ull;
 static const uint64_t sc__wire__offer__state_bytes__default_value = 0ull;
 static const uint32_t sc__wire__offer__deadline_ms__default_value = 0u;
 static const protobuf_c_boolean sc__wire__offer__dry_run__default_value = 0;
-static const ProtobufCFieldDescriptor sc__wire__offer__field_descriptors[14] =
+static const uint64_t sc__wire__offer__migration_high__default_value = 0ull;
+static const uint64_t sc__wire__offer__migration_low__default_value = 0ull;
+static const ProtobufCFieldDescriptor sc__wire__offer__field_descriptors[16] =
 {
   {
     "tool",
@@ -543,6 +725,30 @@ static const ProtobufCFieldDescriptor sc__wire__offer__field_descriptors[14] =
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "migration_high",
+    15,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_FIXED64,
+    offsetof(Sc__Wire__Offer, has_migration_high),
+    offsetof(Sc__Wire__Offer, migration_high),
+    NULL,
+    &sc__wire__offer__migration_high__default_value,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "migration_low",
+    16,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_FIXED64,
+    offsetof(Sc__Wire__Offer, has_migration_low),
+    offsetof(Sc__Wire__Offer, migration_low),
+    NULL,
+    &sc__wire__offer__migration_low__default_value,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned sc__wire__offer__field_indices_by_name[] = {
   8,   /* field[8] = boot_id */
@@ -553,6 +759,8 @@ static const unsigned sc__wire__offer__field_indices_by_name[] = {
   1,   /* field[1] = format_oldest */
   9,   /* field[9] = handover */
   3,   /* field[3] = host */
+  14,   /* field[14] = migration_high */
+  15,   /* field[15] = migration_low */
   6,   /* field[6] = netns_device */
   7,   /* field[7] = netns_inode */
   10,   /* field[10] = queue_bytes */
@@ -563,7 +771,7 @@ static const unsigned sc__wire__offer__field_indices_by_name[] = {
 static const ProtobufCIntRange sc__wire__offer__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 14 }
+  { 0, 16 }
 };
 const ProtobufCMessageDescriptor sc__wire__offer__descriptor =
 {
@@ -573,7 +781,7 @@ const ProtobufCMessageDescriptor sc__wire__offer__descriptor =
   "Sc__Wire__Offer",
   "sc.wire",
   sizeof(Sc__Wire__Offer),
-  14,
+  16,
   sc__wire__offer__field_descriptors,
   sc__wire__offer__field_indices_by_name,
   1,  sc__wire__offer__number_ranges,
@@ -1138,6 +1346,197 @@ const ProtobufCMessageDescriptor sc__wire__failure__descriptor =
   (ProtobufCMessageInit) sc__wire__failure__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
+static const ProtobufCFieldDescriptor sc__wire__resolve__field_descriptors[2] =
+{
+  {
+    "migration_high",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_FIXED64,
+    0,   /* quantifier_offset */
+    offsetof(Sc__Wire__Resolve, migration_high),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "migration_low",
+    2,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_FIXED64,
+    0,   /* quantifier_offset */
+    offsetof(Sc__Wire__Resolve, migration_low),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned sc__wire__resolve__field_indices_by_name[] = {
+  0,   /* field[0] = migration_high */
+  1,   /* field[1] = migration_low */
+};
+static const ProtobufCIntRange sc__wire__resolve__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 2 }
+};
+const ProtobufCMessageDescriptor sc__wire__resolve__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "sc.wire.Resolve",
+  "Resolve",
+  "Sc__Wire__Resolve",
+  "sc.wire",
+  sizeof(Sc__Wire__Resolve),
+  2,
+  sc__wire__resolve__field_descriptors,
+  sc__wire__resolve__field_indices_by_name,
+  1,  sc__wire__resolve__number_ranges,
+  (ProtobufCMessageInit) sc__wire__resolve__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor sc__wire__standing__field_descriptors[3] =
+{
+  {
+    "migration_high",
+    1,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_FIXED64,
+    0,   /* quantifier_offset */
+    offsetof(Sc__Wire__Standing, migration_high),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "migration_low",
+    2,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_FIXED64,
+    0,   /* quantifier_offset */
+    offsetof(Sc__Wire__Standing, migration_low),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "state",
+    3,
+    PROTOBUF_C_LABEL_REQUIRED,
+    PROTOBUF_C_TYPE_UINT32,
+    0,   /* quantifier_offset */
+    offsetof(Sc__Wire__Standing, state),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned sc__wire__standing__field_indices_by_name[] = {
+  0,   /* field[0] = migration_high */
+  1,   /* field[1] = migration_low */
+  2,   /* field[2] = state */
+};
+static const ProtobufCIntRange sc__wire__standing__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 3 }
+};
+const ProtobufCMessageDescriptor sc__wire__standing__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "sc.wire.Standing",
+  "Standing",
+  "Sc__Wire__Standing",
+  "sc.wire",
+  sizeof(Sc__Wire__Standing),
+  3,
+  sc__wire__standing__field_descriptors,
+  sc__wire__standing__field_indices_by_name,
+  1,  sc__wire__standing__number_ranges,
+  (ProtobufCMessageInit) sc__wire__standing__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor sc__wire__inquiry__field_descriptors[1] =
+{
+  {
+    "flows",
+    1,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_MESSAGE,
+    offsetof(Sc__Wire__Inquiry, n_flows),
+    offsetof(Sc__Wire__Inquiry, flows),
+    &sc__wire__flow__descriptor,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned sc__wire__inquiry__field_indices_by_name[] = {
+  0,   /* field[0] = flows */
+};
+static const ProtobufCIntRange sc__wire__inquiry__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 1 }
+};
+const ProtobufCMessageDescriptor sc__wire__inquiry__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "sc.wire.Inquiry",
+  "Inquiry",
+  "Sc__Wire__Inquiry",
+  "sc.wire",
+  sizeof(Sc__Wire__Inquiry),
+  1,
+  sc__wire__inquiry__field_descriptors,
+  sc__wire__inquiry__field_indices_by_name,
+  1,  sc__wire__inquiry__number_ranges,
+  (ProtobufCMessageInit) sc__wire__inquiry__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
+static const ProtobufCFieldDescriptor sc__wire__living__field_descriptors[1] =
+{
+  {
+    "flows",
+    1,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_UINT32,
+    offsetof(Sc__Wire__Living, n_flows),
+    offsetof(Sc__Wire__Living, flows),
+    NULL,
+    NULL,
+    0 | PROTOBUF_C_FIELD_FLAG_PACKED,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+};
+static const unsigned sc__wire__living__field_indices_by_name[] = {
+  0,   /* field[0] = flows */
+};
+static const ProtobufCIntRange sc__wire__living__number_ranges[1 + 1] =
+{
+  { 1, 0 },
+  { 0, 1 }
+};
+const ProtobufCMessageDescriptor sc__wire__living__descriptor =
+{
+  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+  "sc.wire.Living",
+  "Living",
+  "Sc__Wire__Living",
+  "sc.wire",
+  sizeof(Sc__Wire__Living),
+  1,
+  sc__wire__living__field_descriptors,
+  sc__wire__living__field_indices_by_name,
+  1,  sc__wire__living__number_ranges,
+  (ProtobufCMessageInit) sc__wire__living__init,
+  NULL,NULL,NULL    /* reserved[123] */
+};
 static const ProtobufCEnumValue sc__wire__handover_kind__enum_values_by_number[3] =
 {
   { "EXEC", "SC__WIRE__HANDOVER_KIND__EXEC", 1 },
@@ -1166,5 +1565,37 @@ const ProtobufCEnumDescriptor sc__wire__handover_kind__descriptor =
   sc__wire__handover_kind__enum_values_by_name,
   1,
   sc__wire__handover_kind__value_ranges,
+  NULL,NULL,NULL,NULL   /* reserved[1234] */
+};
+static const ProtobufCEnumValue sc__wire__standing_state__enum_values_by_number[4] =
+{
+  { "ACTIVE", "SC__WIRE__STANDING_STATE__ACTIVE", 1 },
+  { "DISCARDED", "SC__WIRE__STANDING_STATE__DISCARDED", 2 },
+  { "LOST", "SC__WIRE__STANDING_STATE__LOST", 3 },
+  { "BUSY", "SC__WIRE__STANDING_STATE__BUSY", 4 },
+};
+static const ProtobufCIntRange sc__wire__standing_state__value_ranges[] = {
+{1, 0},{0, 4}
+};
+static const ProtobufCEnumValueIndex sc__wire__standing_state__enum_values_by_name[4] =
+{
+  { "ACTIVE", 0 },
+  { "BUSY", 3 },
+  { "DISCARDED", 1 },
+  { "LOST", 2 },
+};
+const ProtobufCEnumDescriptor sc__wire__standing_state__descriptor =
+{
+  PROTOBUF_C__ENUM_DESCRIPTOR_MAGIC,
+  "sc.wire.StandingState",
+  "StandingState",
+  "Sc__Wire__StandingState",
+  "sc.wire",
+  4,
+  sc__wire__standing_state__enum_values_by_number,
+  4,
+  sc__wire__standing_state__enum_values_by_name,
+  1,
+  sc__wire__standing_state__value_ranges,
   NULL,NULL,NULL,NULL   /* reserved[1234] */
 };

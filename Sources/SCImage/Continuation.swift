@@ -107,6 +107,17 @@ package struct TCPChannel: Equatable, Sendable {
     package var bytesRead: UInt64 = 0
 
     package init(local: SocketAddress, peer: SocketAddress) { (self.local, self.peer) = (local, peer) }
+
+    /// The same connection after the application has written `bytes` more, none of which was sent yet.
+    package func appending(_ bytes: [UInt8]) -> TCPChannel {
+        if bytes.isEmpty { return self }
+        var channel = self
+        channel.sendQueue += bytes
+        channel.unsentLength += bytes.count
+        channel.writeSeq &+= UInt32(truncatingIfNeeded: bytes.count)
+        channel.bytesWritten &+= UInt64(bytes.count)
+        return channel
+    }
 }
 
 /// What both ends agreed on in their SYNs (RFC 7323, RFC 2018, RFC 3168).

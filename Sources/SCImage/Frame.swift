@@ -18,13 +18,18 @@ package struct RecordType: RawRepresentable, Hashable, Sendable {
     package static let answer = RecordType(rawValue: 0x101)
     package static let report = RecordType(rawValue: 0x102)
     package static let failure = RecordType(rawValue: 0x103)
+    package static let resolve = RecordType(rawValue: 0x104)
+    package static let standing = RecordType(rawValue: 0x105)
+    package static let inquiry = RecordType(rawValue: 0x106)
+    package static let living = RecordType(rawValue: 0x107)
 }
 
 extension RecordType: CustomStringConvertible {
     private static let names: [RecordType: String] = [
         .inventory: "Inventory", .session: "Session", .tcpChannel: "TCPChannel", .receiveQueue: "ReceiveQueue",
         .sendQueue: "SendQueue", .adapter: "Adapter", .state: "State", .end: "End",
-        .offer: "Offer", .answer: "Answer", .report: "Report", .failure: "Failure",
+        .offer: "Offer", .answer: "Answer", .report: "Report", .failure: "Failure", .resolve: "Resolve", .standing: "Standing",
+        .inquiry: "Inquiry", .living: "Living",
     ]
 
     /// A type that this version defines.

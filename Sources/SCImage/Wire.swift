@@ -1,7 +1,12 @@
 // What the two ends of a migration tell each other, as values.
 
+/// Names one move in the journals of both ends: 16 random bytes, like a session's id.
+package typealias MigrationID = SessionID
+
 /// Source to target, while the session still runs: what would come.
 package struct Offer: Equatable, Sendable {
+    /// Names this move.
+    package var migration = MigrationID(high: 0, low: 0)
     /// Program and version of the source.
     package var tool = ""
     /// The image format versions that the source can write.
@@ -129,4 +134,41 @@ package struct Failure: Equatable, Sendable {
     package init(what: String, why: String, advice: String = "", errno: Int32 = 0, needsRecover: Bool = false) {
         (self.what, self.why, self.advice, self.errno, self.needsRecover) = (what, why, advice, errno, needsRecover)
     }
+}
+
+/// Source to target, in a conversation of its own after the first one broke: how does this move stand? Asking has an effect: a target that has not begun
+/// to activate gives the move up before it answers, so that it never will.
+package struct Resolve: Equatable, Sendable {
+    package var migration: MigrationID
+    package init(_ migration: MigrationID) { self.migration = migration }
+}
+
+/// Target to source: the answer to a `Resolve`.
+package struct Standing: Equatable, Sendable {
+    package enum State: UInt32, Sendable, CaseIterable {
+        /// The target serves the sessions.
+        case active = 1
+        /// The target has given the move up, for ever: the sessions belong to the source.
+        case discarded
+        /// The sessions were lost while the target owned them.
+        case lost
+        /// The target is still at it; ask again.
+        case busy
+    }
+
+    package var migration: MigrationID
+    package var state: State
+    package init(_ migration: MigrationID, _ state: State) { (self.migration, self.state) = (migration, state) }
+}
+
+/// Either way: which of these flows still have a socket at the receiver of this message?
+package struct Inquiry: Equatable, Sendable {
+    package var flows: [Flow]
+    package init(flows: [Flow]) { self.flows = flows }
+}
+
+/// The answer to an `Inquiry`: indexes of its flows.
+package struct Living: Equatable, Sendable {
+    package var flows: [Int]
+    package init(flows: [Int]) { self.flows = flows }
 }

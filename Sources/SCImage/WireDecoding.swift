@@ -12,13 +12,8 @@ extension RecordArena {
         else { throw .malformed(what: "the range of format versions in an offer is impossible", offset: offset) }
         offer.formatVersions = oldest...newest
         offer.host = try unsafe message.host.text("host name", at: offset)
-        for index in 0..<(unsafe message.n_flows) {
-            guard let flow = unsafe message.flows?[index]?.pointee else { continue }
-            offer.flows.append(
-                Flow(
-                    local: try unsafe flow.local.socketAddress("local", at: offset),
-                    peer: try unsafe flow.peer.socketAddress("peer", at: offset)))
-        }
+        offer.migration = unsafe MigrationID(high: message.migration_high, low: message.migration_low)
+        offer.flows = try unsafe flows(message.flows, message.n_flows, at: offset)
         offer.steering = try unsafe message.steering.text("steering driver", at: offset)
         if unsafe message.has_boot_id != 0 {
             offer.namespace = unsafe NamespaceIdentity(
@@ -66,6 +61,42 @@ extension RecordArena {
             advice: try unsafe message.advice.text("advice", at: offset), errno: unsafe message.errno_value,
             needsRecover: unsafe message.needs_recover != 0)
     }
+
+    @unsafe mutating func resolve(_ bytes: UnsafeRawBufferPointer, at offset: UInt64) throws(ImageError) -> Resolve {
+        let message = try unsafe unpack(bytes, "Resolve", at: offset, by: sc__wire__resolve__unpack).pointee
+        return unsafe Resolve(MigrationID(high: message.migration_high, low: message.migration_low))
+    }
+
+    @unsafe mutating func standing(_ bytes: UnsafeRawBufferPointer, at offset: UInt64) throws(ImageError) -> Standing {
+        let message = try unsafe unpack(bytes, "Standing", at: offset, by: sc__wire__standing__unpack).pointee
+        guard let state = unsafe Standing.State(rawValue: message.state) else {
+            throw .malformed(what: "standing of unknown state \(unsafe message.state)", offset: offset)
+        }
+        return unsafe Standing(MigrationID(high: message.migration_high, low: message.migration_low), state)
+    }
+
+    @unsafe mutating func inquiry(_ bytes: UnsafeRawBufferPointer, at offset: UInt64) throws(ImageError) -> Inquiry {
+        let message = try unsafe unpack(bytes, "Inquiry", at: offset, by: sc__wire__inquiry__unpack).pointee
+        return Inquiry(flows: try unsafe flows(message.flows, message.n_flows, at: offset))
+    }
+
+    @unsafe mutating func living(_ bytes: UnsafeRawBufferPointer, at offset: UInt64) throws(ImageError) -> Living {
+        let message = try unsafe unpack(bytes, "Living", at: offset, by: sc__wire__living__unpack).pointee
+        return Living(flows: unsafe UnsafeBufferPointer(start: message.flows, count: message.n_flows).map { Int($0) })
+    }
+}
+
+@unsafe private func flows(
+    _ messages: UnsafeMutablePointer<UnsafeMutablePointer<Sc__Wire__Flow>?>?, _ count: Int, at offset: UInt64
+) throws(ImageError) -> [Flow] {
+    var flows: [Flow] = []
+    for index in 0..<count {
+        guard let flow = unsafe messages?[index]?.pointee else { continue }
+        flows.append(
+            Flow(
+                local: try unsafe flow.local.socketAddress("local", at: offset), peer: try unsafe flow.peer.socketAddress("peer", at: offset)))
+    }
+    return flows
 }
 
 @unsafe private func timings(

@@ -25,6 +25,9 @@ extension FrameWriter {
         unsafe (message.has_deadline_ms, message.deadline_ms) =
             (present(offer.deadlineMilliseconds != 0), offer.deadlineMilliseconds)
         unsafe (message.has_dry_run, message.dry_run) = (present(offer.dryRun), present(offer.dryRun))
+        let isNamed = present(offer.migration != MigrationID(high: 0, low: 0))
+        unsafe (message.has_migration_high, message.migration_high) = (isNamed, offer.migration.high)
+        unsafe (message.has_migration_low, message.migration_low) = (isNamed, offer.migration.low)
         try unsafe write(.offer, length: sc__wire__offer__get_packed_size(&message)) {
             unsafe sc__wire__offer__pack(&message, $0)
         }
@@ -71,6 +74,58 @@ extension FrameWriter {
         unsafe (message.has_needs_recover, message.needs_recover) = (present(failure.needsRecover), present(failure.needsRecover))
         try unsafe write(.failure, length: sc__wire__failure__get_packed_size(&message)) {
             unsafe sc__wire__failure__pack(&message, $0)
+        }
+    }
+}
+
+extension FrameWriter {
+    /// Writes a Resolve.
+    mutating func write(_ resolve: Resolve, _ arena: inout RecordArena) throws(ImageError) {
+        arena.reset()
+        var message = unsafe Sc__Wire__Resolve()
+        unsafe sc__wire__resolve__init(&message)
+        unsafe (message.migration_high, message.migration_low) = (resolve.migration.high, resolve.migration.low)
+        try unsafe write(.resolve, length: sc__wire__resolve__get_packed_size(&message)) {
+            unsafe sc__wire__resolve__pack(&message, $0)
+        }
+    }
+
+    /// Writes a Standing.
+    mutating func write(_ standing: Standing, _ arena: inout RecordArena) throws(ImageError) {
+        arena.reset()
+        var message = unsafe Sc__Wire__Standing()
+        unsafe sc__wire__standing__init(&message)
+        unsafe (message.migration_high, message.migration_low) = (standing.migration.high, standing.migration.low)
+        unsafe message.state = standing.state.rawValue
+        try unsafe write(.standing, length: sc__wire__standing__get_packed_size(&message)) {
+            unsafe sc__wire__standing__pack(&message, $0)
+        }
+    }
+
+    /// Writes an Inquiry.
+    mutating func write(_ inquiry: Inquiry, _ arena: inout RecordArena) throws(ImageError) {
+        arena.reset()
+        var message = unsafe Sc__Wire__Inquiry()
+        unsafe sc__wire__inquiry__init(&message)
+        unsafe (message.n_flows, message.flows) = try (inquiry.flows.count, arena.lend(inquiry.flows))
+        try unsafe write(.inquiry, length: sc__wire__inquiry__get_packed_size(&message)) {
+            unsafe sc__wire__inquiry__pack(&message, $0)
+        }
+    }
+
+    /// Writes a Living.
+    mutating func write(_ living: Living, _ arena: inout RecordArena) throws(ImageError) {
+        arena.reset()
+        var message = unsafe Sc__Wire__Living()
+        unsafe sc__wire__living__init(&message)
+        let indexes = try unsafe arena.allocate(UInt32.self, living.flows.count)
+        for (place, index) in living.flows.enumerated() {
+            guard let index = UInt32(exactly: index) else { throw .malformed(what: "flow \(index) in a Living", offset: nil) }
+            unsafe (indexes + place).initialize(to: index)
+        }
+        unsafe (message.n_flows, message.flows) = (living.flows.count, indexes)
+        try unsafe write(.living, length: sc__wire__living__get_packed_size(&message)) {
+            unsafe sc__wire__living__pack(&message, $0)
         }
     }
 }

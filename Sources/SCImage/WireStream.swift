@@ -7,6 +7,10 @@ package enum WireMessage: Equatable, Sendable {
     case report(Report)
     case failure(Failure)
     case session(Session)
+    case resolve(Resolve)
+    case standing(Standing)
+    case inquiry(Inquiry)
+    case living(Living)
 }
 
 /// Says things; each is with the sink when `write` returns.
@@ -36,6 +40,10 @@ package struct WireWriter<Sink: ByteSink>: ~Copyable {
         case .answer(let answer): try frames.write(answer, &encoder.arena)
         case .report(let report): try frames.write(report, &encoder.arena)
         case .failure(let failure): try frames.write(failure, &encoder.arena)
+        case .resolve(let resolve): try frames.write(resolve, &encoder.arena)
+        case .standing(let standing): try frames.write(standing, &encoder.arena)
+        case .inquiry(let inquiry): try frames.write(inquiry, &encoder.arena)
+        case .living(let living): try frames.write(living, &encoder.arena)
         case .session(let session): try encoder.write(session, to: &frames)
         }
         try frames.flush()
@@ -68,6 +76,10 @@ package struct WireReader<Source: ByteSource>: ~Copyable {
             case .answer: .answer(try unsafe decoder.arena.answer(bytes, at: header.offset))
             case .report: .report(try unsafe decoder.arena.report(bytes, at: header.offset))
             case .failure: .failure(try unsafe decoder.arena.failure(bytes, at: header.offset))
+            case .resolve: .resolve(try unsafe decoder.arena.resolve(bytes, at: header.offset))
+            case .standing: .standing(try unsafe decoder.arena.standing(bytes, at: header.offset))
+            case .inquiry: .inquiry(try unsafe decoder.arena.inquiry(bytes, at: header.offset))
+            case .living: .living(try unsafe decoder.arena.living(bytes, at: header.offset))
             default: throw .unexpectedRecord(header.type, offset: header.offset)
             }
         }

@@ -17,8 +17,8 @@ struct SCCheckpoint: ParsableCommand {
             """,
         version: toolVersion,
         subcommands: [
-            Check.self, Inspect.self, Snapshot.self, Restore.self, Migrate.self, Release.self, Resume.self, Receive.self, Show.self, Verify.self,
-            SteerRouter.self,
+            Check.self, Inspect.self, Snapshot.self, Restore.self, Migrate.self, Release.self, Resume.self, Receive.self, Recover.self, Show.self,
+            Verify.self, SteerRouter.self,
         ])
 }
 

@@ -13,17 +13,22 @@ extension Seeded {
         Timing(stage: text(), startNanoseconds: number(UInt64.self), durationNanoseconds: number(UInt64.self))
     }
 
-    fileprivate mutating func offer() -> Offer {
-        var offer = Offer()
-        (offer.tool, offer.host, offer.steering) = (text(), text(), text())
-        let oldest = number(UInt16.self)
-        offer.formatVersions = oldest...max(oldest, number(UInt16.self))
-        offer.flows = list { random in
+    fileprivate mutating func flows() -> [Flow] {
+        list { random in
             let isIPv6 = random.chance(2)
             var (local, peer) = (random.end(isIPv6: isIPv6), random.end(isIPv6: isIPv6))
             (local.scope, peer.scope) = (0, 0)
             return Flow(local: local, peer: peer)
         }
+    }
+
+    fileprivate mutating func offer() -> Offer {
+        var offer = Offer()
+        (offer.tool, offer.host, offer.steering) = (text(), text(), text())
+        let oldest = number(UInt16.self)
+        offer.formatVersions = oldest...max(oldest, number(UInt16.self))
+        offer.flows = flows()
+        if chance(2) { offer.migration = MigrationID(high: number(UInt64.self), low: next()) }
         if chance(2) { offer.namespace = NamespaceIdentity(device: number(UInt64.self), inode: next(), bootID: bytes(16)) }
         switch below(4) {
         case 0: offer.handover = .exec(arguments: list { $0.bytes($0.below(40)) })
@@ -54,7 +59,11 @@ extension Seeded {
     }
 
     fileprivate mutating func message() -> WireMessage {
-        switch below(5) {
+        switch below(9) {
+        case 4: .resolve(Resolve(MigrationID(high: number(UInt64.self), low: next())))
+        case 5: .standing(Standing(MigrationID(high: next(), low: number(UInt64.self)), Standing.State.allCases[below(4)]))
+        case 6: .inquiry(Inquiry(flows: flows()))
+        case 7: .living(Living(flows: list { Int($0.number(UInt32.self)) }))
         case 0: .offer(offer())
         case 1: .answer(answer())
         case 2: .report(Report(stages: list { $0.timing() }))

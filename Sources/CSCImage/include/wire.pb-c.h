@@ -23,6 +23,10 @@ typedef struct Sc__Wire__Reason Sc__Wire__Reason;
 typedef struct Sc__Wire__Timing Sc__Wire__Timing;
 typedef struct Sc__Wire__Report Sc__Wire__Report;
 typedef struct Sc__Wire__Failure Sc__Wire__Failure;
+typedef struct Sc__Wire__Resolve Sc__Wire__Resolve;
+typedef struct Sc__Wire__Standing Sc__Wire__Standing;
+typedef struct Sc__Wire__Inquiry Sc__Wire__Inquiry;
+typedef struct Sc__Wire__Living Sc__Wire__Living;
 
 
 /* --- enums --- */
@@ -42,6 +46,25 @@ typedef enum _Sc__Wire__HandoverKind {
   SC__WIRE__HANDOVER_KIND__ONTO = 3
     PROTOBUF_C__FORCE_ENUM_TO_BE_INT_SIZE(SC__WIRE__HANDOVER_KIND)
 } Sc__Wire__HandoverKind;
+typedef enum _Sc__Wire__StandingState {
+  /*
+   * The target serves the sessions.
+   */
+  SC__WIRE__STANDING_STATE__ACTIVE = 1,
+  /*
+   * The target has given the move up, for ever: the sessions belong to the source.
+   */
+  SC__WIRE__STANDING_STATE__DISCARDED = 2,
+  /*
+   * The sessions were lost while the target owned them (its host or their process ended).
+   */
+  SC__WIRE__STANDING_STATE__LOST = 3,
+  /*
+   * The target is still at it; ask again.
+   */
+  SC__WIRE__STANDING_STATE__BUSY = 4
+    PROTOBUF_C__FORCE_ENUM_TO_BE_INT_SIZE(SC__WIRE__STANDING_STATE)
+} Sc__Wire__StandingState;
 
 /* --- messages --- */
 
@@ -112,10 +135,17 @@ struct  Sc__Wire__Offer
    */
   protobuf_c_boolean has_dry_run;
   protobuf_c_boolean dry_run;
+  /*
+   * The 16 random bytes that name this move in both journals, as two halves, most significant first.
+   */
+  protobuf_c_boolean has_migration_high;
+  uint64_t migration_high;
+  protobuf_c_boolean has_migration_low;
+  uint64_t migration_low;
 };
 #define SC__WIRE__OFFER__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&sc__wire__offer__descriptor) \
-    , 0, {0,NULL}, 0, 0, 0, {0,NULL}, 0,NULL, 0, {0,NULL}, 0, 0ull, 0, 0ull, 0, {0,NULL}, NULL, 0, 0ull, 0, 0ull, 0, 0u, 0, 0 }
+    , 0, {0,NULL}, 0, 0, 0, {0,NULL}, 0,NULL, 0, {0,NULL}, 0, 0ull, 0, 0ull, 0, {0,NULL}, NULL, 0, 0ull, 0, 0ull, 0, 0u, 0, 0, 0, 0ull, 0, 0ull }
 
 
 /*
@@ -310,6 +340,70 @@ struct  Sc__Wire__Failure
     , 0, {0,NULL}, 0, {0,NULL}, 0, {0,NULL}, 0, 0, 0, 0 }
 
 
+/*
+ * Source to target, in a conversation of its own after the first one broke: how does this move stand? Asking has an effect: a target that has not begun
+ * to activate gives the move up before it answers, so that it never will.
+ */
+struct  Sc__Wire__Resolve
+{
+  ProtobufCMessage base;
+  uint64_t migration_high;
+  uint64_t migration_low;
+};
+#define SC__WIRE__RESOLVE__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&sc__wire__resolve__descriptor) \
+    , 0, 0 }
+
+
+/*
+ * Target to source: the answer to a Resolve.
+ */
+struct  Sc__Wire__Standing
+{
+  ProtobufCMessage base;
+  uint64_t migration_high;
+  uint64_t migration_low;
+  /*
+   * A number of StandingState; not the enum's type, so that an unknown one is refused by name and not dropped unseen.
+   */
+  uint32_t state;
+};
+#define SC__WIRE__STANDING__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&sc__wire__standing__descriptor) \
+    , 0, 0, 0 }
+
+
+/*
+ * Either way: which of these flows still have a socket at the receiver of this message?
+ */
+struct  Sc__Wire__Inquiry
+{
+  ProtobufCMessage base;
+  size_t n_flows;
+  Sc__Wire__Flow **flows;
+};
+#define SC__WIRE__INQUIRY__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&sc__wire__inquiry__descriptor) \
+    , 0,NULL }
+
+
+/*
+ * The answer to an Inquiry.
+ */
+struct  Sc__Wire__Living
+{
+  ProtobufCMessage base;
+  /*
+   * Indexes into Inquiry.flows.
+   */
+  size_t n_flows;
+  uint32_t *flows;
+};
+#define SC__WIRE__LIVING__INIT \
+ { PROTOBUF_C_MESSAGE_INIT (&sc__wire__living__descriptor) \
+    , 0,NULL }
+
+
 /* Sc__Wire__Offer methods */
 void   sc__wire__offer__init
                      (Sc__Wire__Offer         *message);
@@ -462,6 +556,82 @@ Sc__Wire__Failure *
 void   sc__wire__failure__free_unpacked
                      (Sc__Wire__Failure *message,
                       ProtobufCAllocator *allocator);
+/* Sc__Wire__Resolve methods */
+void   sc__wire__resolve__init
+                     (Sc__Wire__Resolve         *message);
+size_t sc__wire__resolve__get_packed_size
+                     (const Sc__Wire__Resolve   *message);
+size_t sc__wire__resolve__pack
+                     (const Sc__Wire__Resolve   *message,
+                      uint8_t             *out);
+size_t sc__wire__resolve__pack_to_buffer
+                     (const Sc__Wire__Resolve   *message,
+                      ProtobufCBuffer     *buffer);
+Sc__Wire__Resolve *
+       sc__wire__resolve__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   sc__wire__resolve__free_unpacked
+                     (Sc__Wire__Resolve *message,
+                      ProtobufCAllocator *allocator);
+/* Sc__Wire__Standing methods */
+void   sc__wire__standing__init
+                     (Sc__Wire__Standing         *message);
+size_t sc__wire__standing__get_packed_size
+                     (const Sc__Wire__Standing   *message);
+size_t sc__wire__standing__pack
+                     (const Sc__Wire__Standing   *message,
+                      uint8_t             *out);
+size_t sc__wire__standing__pack_to_buffer
+                     (const Sc__Wire__Standing   *message,
+                      ProtobufCBuffer     *buffer);
+Sc__Wire__Standing *
+       sc__wire__standing__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   sc__wire__standing__free_unpacked
+                     (Sc__Wire__Standing *message,
+                      ProtobufCAllocator *allocator);
+/* Sc__Wire__Inquiry methods */
+void   sc__wire__inquiry__init
+                     (Sc__Wire__Inquiry         *message);
+size_t sc__wire__inquiry__get_packed_size
+                     (const Sc__Wire__Inquiry   *message);
+size_t sc__wire__inquiry__pack
+                     (const Sc__Wire__Inquiry   *message,
+                      uint8_t             *out);
+size_t sc__wire__inquiry__pack_to_buffer
+                     (const Sc__Wire__Inquiry   *message,
+                      ProtobufCBuffer     *buffer);
+Sc__Wire__Inquiry *
+       sc__wire__inquiry__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   sc__wire__inquiry__free_unpacked
+                     (Sc__Wire__Inquiry *message,
+                      ProtobufCAllocator *allocator);
+/* Sc__Wire__Living methods */
+void   sc__wire__living__init
+                     (Sc__Wire__Living         *message);
+size_t sc__wire__living__get_packed_size
+                     (const Sc__Wire__Living   *message);
+size_t sc__wire__living__pack
+                     (const Sc__Wire__Living   *message,
+                      uint8_t             *out);
+size_t sc__wire__living__pack_to_buffer
+                     (const Sc__Wire__Living   *message,
+                      ProtobufCBuffer     *buffer);
+Sc__Wire__Living *
+       sc__wire__living__unpack
+                     (ProtobufCAllocator  *allocator,
+                      size_t               len,
+                      const uint8_t       *data);
+void   sc__wire__living__free_unpacked
+                     (Sc__Wire__Living *message,
+                      ProtobufCAllocator *allocator);
 /* --- per-message closures --- */
 
 typedef void (*Sc__Wire__Offer_Closure)
@@ -488,6 +658,18 @@ typedef void (*Sc__Wire__Report_Closure)
 typedef void (*Sc__Wire__Failure_Closure)
                  (const Sc__Wire__Failure *message,
                   void *closure_data);
+typedef void (*Sc__Wire__Resolve_Closure)
+                 (const Sc__Wire__Resolve *message,
+                  void *closure_data);
+typedef void (*Sc__Wire__Standing_Closure)
+                 (const Sc__Wire__Standing *message,
+                  void *closure_data);
+typedef void (*Sc__Wire__Inquiry_Closure)
+                 (const Sc__Wire__Inquiry *message,
+                  void *closure_data);
+typedef void (*Sc__Wire__Living_Closure)
+                 (const Sc__Wire__Living *message,
+                  void *closure_data);
 
 /* --- services --- */
 
@@ -495,6 +677,7 @@ typedef void (*Sc__Wire__Failure_Closure)
 /* --- descriptors --- */
 
 extern const ProtobufCEnumDescriptor    sc__wire__handover_kind__descriptor;
+extern const ProtobufCEnumDescriptor    sc__wire__standing_state__descriptor;
 extern const ProtobufCMessageDescriptor sc__wire__offer__descriptor;
 extern const ProtobufCMessageDescriptor sc__wire__flow__descriptor;
 extern const ProtobufCMessageDescriptor sc__wire__handover__descriptor;
@@ -503,6 +686,10 @@ extern const ProtobufCMessageDescriptor sc__wire__reason__descriptor;
 extern const ProtobufCMessageDescriptor sc__wire__timing__descriptor;
 extern const ProtobufCMessageDescriptor sc__wire__report__descriptor;
 extern const ProtobufCMessageDescriptor sc__wire__failure__descriptor;
+extern const ProtobufCMessageDescriptor sc__wire__resolve__descriptor;
+extern const ProtobufCMessageDescriptor sc__wire__standing__descriptor;
+extern const ProtobufCMessageDescriptor sc__wire__inquiry__descriptor;
+extern const ProtobufCMessageDescriptor sc__wire__living__descriptor;
 
 PROTOBUF_C__END_DECLS
 

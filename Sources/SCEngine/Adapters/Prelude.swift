@@ -124,8 +124,8 @@ package final class Prelude {
 package final class MarkedRoute {
     private let netlink: OwnedDescriptor
     private let namespace: NetworkNamespace
-    private let families: [UInt16]
-    private let formerAccept: String
+    let families: [UInt16]
+    let formerAccept: String
     private static let table: UInt32 = 0x5c5c
     private static let priority: UInt32 = 0
     private static let sysctl = "net/ipv4/tcp_fwmark_accept"
@@ -147,9 +147,19 @@ package final class MarkedRoute {
         }
     }
 
-    deinit {
-        for family in families { _ = cproc_mark_local_delete(netlink.raw, family, UInt32(Prelude.mark), Self.table, Self.priority) }
-        let former = formerAccept
-        _ = try? namespace.run { () throws(CheckpointError) in writeSysctl(Self.sysctl, former) }
+    deinit { Self.remove(families, formerAccept, in: namespace, netlink.raw) }
+
+    /// Removes what a process that died has left.
+    static func remove(_ record: HandoverRecord, in namespace: NetworkNamespace) {
+        guard let formerAccept = record.formerAccept,
+            let raw = try? namespace.run({ () throws(CheckpointError) in try check(cproc_rtnl_open(), "cannot talk to rtnetlink") })
+        else { return }
+        remove(record.families, formerAccept, in: namespace, raw)
+        close(raw)
+    }
+
+    private static func remove(_ families: [UInt16], _ formerAccept: String, in namespace: NetworkNamespace, _ netlink: Int32) {
+        for family in families { _ = cproc_mark_local_delete(netlink, family, UInt32(Prelude.mark), table, priority) }
+        _ = try? namespace.run { () throws(CheckpointError) in writeSysctl(sysctl, formerAccept) }
     }
 }

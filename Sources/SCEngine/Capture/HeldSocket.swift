@@ -20,6 +20,7 @@ package final class HeldSocket {
     private var reuseAddress: Int32 = 0
     private var ownFilter: [UInt64] = []
     private var isLocked = false
+    private var wasSilent = false
     private var isInRepair = false
     private(set) package var isLetGo = false
 
@@ -36,17 +37,23 @@ package final class HeldSocket {
 
     deinit { giveBack() }
 
-    /// Drops every arriving segment from now on, by a filter that all sockets share; the socket's own filter is kept for the return.
-    package func lock(with program: Int32) throws(CheckpointError) {
+    /// Notes what the return will put back; read while the session runs, so that a journal can hold it before anything is touched.
+    package func remember() throws(CheckpointError) {
+        reuseAddress = view.option(SOL_SOCKET, SO_REUSEADDR) ?? 0
         let count = cproc_get_filter(raw, nil, 0)
         if count > 0 {
             ownFilter = [UInt64](repeating: 0, count: Int(count))
             try check(cproc_get_filter(raw, &ownFilter, UInt32(count)), "cannot read the socket's own filter")
         }
+    }
+
+    /// Drops every arriving segment from now on, by a filter that all sockets share; the socket's own filter is kept for the return.
+    package func lock(with program: Int32) throws(CheckpointError) {
+        try remember()
         try check(
             cproc_attach_program(raw, program), "cannot silence descriptor \(fd)",
             advice: "A filter on TCP needs CAP_NET_ADMIN, and SO_LOCK_FILTER forbids it")
-        isLocked = true
+        (isLocked, wasSilent) = (true, true)
     }
 
     /// Reads the whole state of the connection. Afterwards the socket is in repair mode with the send queue selected, so that it transmits nothing new.
@@ -180,6 +187,14 @@ package final class HeldSocket {
         }
     }
 
+    /// Sends a window probe, if this object has silenced the socket before and given it back.
+    package func askForWindow() {
+        guard !isLetGo, wasSilent, !isLocked else { return }
+        _ = cproc_repair(raw, Int32(CPROC_REPAIR_ON))
+        isInRepair = true
+        giveBack(probe: true)
+    }
+
     /// Ends the connection at the source without a packet: the server sees an aborted client and closes its descriptor.
     package func letGo() throws(CheckpointError) {
         try check(cproc_disconnect(raw), "cannot let go of descriptor \(fd)")
@@ -202,5 +217,6 @@ package final class HeldSocket {
     /// Continues a hold of an earlier run.
     package func adopt(reuseAddress: Int32, ownFilter: [UInt64]) {
         (self.reuseAddress, self.ownFilter, isLocked, isInRepair) = (reuseAddress, ownFilter, true, true)
+        wasSilent = true
     }
 }

@@ -12,11 +12,13 @@ package final class SessionCapture {
     private let drop: DropProgram
     private var baselines: [Bool: OptionBaseline] = [:]
     private let holders: [TargetProcess]
-    private var stopped = StoppedProcesses()
+    private let stopped: StoppedProcesses
 
-    /// Opens everything that can be opened while the sessions run. `holders`: also stop other processes that share a connection.
-    package init(_ selected: [SelectedSession]) throws(CheckpointError) {
+    /// Opens everything that can be opened while the sessions run. `isGuarded`: a guard continues the stopped processes should this tool die; a move
+    /// that has a keeper needs none.
+    package init(_ selected: [SelectedSession], isGuarded: Bool = true) throws(CheckpointError) {
         self.selected = selected
+        stopped = StoppedProcesses(isGuarded: isGuarded)
         var sockets: [HeldSocket] = []
         for session in selected { sockets.append(HeldSocket(try session.process.duplicate(session.channel.fd), fd: session.channel.fd)) }
         self.sockets = sockets
@@ -58,6 +60,31 @@ package final class SessionCapture {
     package func knownAdapter(of index: Int) -> AdapterState? { SessionRegistry.find(sockets[index].raw)?.adapter }
 
     package var flows: [Flow] { selected.map { Flow(client: $0.channel.peerAddress!, service: $0.channel.localAddress!) } }
+
+    /// What a journal has to know to give the sessions back from another process.
+    package func journalRecord() throws(CheckpointError) -> (sockets: [SourceEntry.Socket], holders: [SourceEntry.Holder]) {
+        var sockets: [SourceEntry.Socket] = []
+        for (session, socket) in zip(selected, self.sockets) {
+            try socket.remember()
+            let (reuseAddress, ownFilter) = socket.record
+            sockets.append(
+                SourceEntry.Socket(
+                    pid: session.process.pid, fd: socket.fd, inode: session.channel.inode, reuseAddress: reuseAddress, ownFilter: ownFilter))
+        }
+        return (sockets, holders.map { SourceEntry.Holder(pid: $0.pid, wasRunning: !$0.isStopped) })
+    }
+
+    /// Refuses sessions that another move has taken, or that can no longer be moved, since they were selected. Called when nobody else can take them.
+    package func requireMovable() throws(CheckpointError) {
+        for (flow, socket) in zip(flows, sockets) {
+            guard let reason = immovableReason(of: socket.view) else { continue }
+            throw CheckpointError(
+                "cannot move \(flow)", why: reason, errno: EBUSY, advice: "Look at it again with sc-checkpoint inspect; nothing has changed")
+        }
+    }
+
+    /// Pidfds of the processes that are stopped, and the sockets: what a keeper holds.
+    package var keepsakes: [Int32] { holders.map(\.pidfdNumber) + sockets.map(\.raw) }
 
     /// Starts what guards the processes against the death of this tool, so that `stop` has only to stop them.
     package func prepareStop() {
@@ -127,9 +154,14 @@ package final class SessionCapture {
         }
     }
 
-    /// The sessions go on at the source.
+    /// The sockets hear and speak again; the processes stay stopped.
+    package func unlock() {
+        for socket in sockets { socket.giveBack() }
+    }
+
+    /// The sessions go on at the source. Packets may have been dropped meanwhile, so each peer is asked for its window.
     package func giveBack() {
-        for socket in sockets { socket.giveBack(probe: true) }
+        for socket in sockets { socket.askForWindow() }
         stopped.resume()
     }
 

@@ -27,6 +27,7 @@ package struct Take {
             for record in records { try record.save() }
         } catch {
             for record in records { record.remove() }
+            capture.unlock()
             mute.remove(capture.flows)
             capture.giveBack()
             throw error

@@ -77,6 +77,16 @@ package final class AcceptorHandover: HandoverDriver {
         fresh.discard()
     }
 
+    package var record: HandoverRecord {
+        var record = HandoverRecord(.into, [path])
+        record.pid = pid
+        return record
+    }
+    package var processesToStop: [TargetProcess] { [] }
+    package var rebuiltSessions: [Session] { fresh.sessions.map(\.session) }
+    package var keepsakes: [Int32] { fresh.descriptors + [connection?.raw].compactMap { $0 } }
+    package var isLive: Bool { fresh.isLive }
+
     private func send(_ request: AcceptorRequest, descriptors: [Int32] = []) throws(CheckpointError) {
         guard let connection else { return }
         let line = request.line

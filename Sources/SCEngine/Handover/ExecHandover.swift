@@ -60,9 +60,8 @@ package final class ExecHandover: HandoverDriver {
     package func activate() throws(CheckpointError) { try fresh.activate() }
 
     package func deliver() throws(CheckpointError) -> Int32 {
-        let descriptors = fresh.descriptors
-        let passed = descriptors + [stateFile!.raw]
-        let environment = environment(stateDescriptor: 3 + descriptors.count)
+        let passed = fresh.descriptors + [stateFile!.raw]
+        let environment = Self.environment(fresh.channels)
         switch mode {
         case .replace:
             fresh.register(pid: getpid())
@@ -71,25 +70,35 @@ package final class ExecHandover: HandoverDriver {
             }
             throw CheckpointError("cannot start \(command[0])", result: Int(result))
         case .detached(let output):
-            let pid = try spawn(
-                command, environment: environment, in: namespace, standard: (-1, output, output), passing: passed, listenPID: true)
-            self.pid = pid
+            pid = try Self.start(command, channels: fresh.channels, passing: passed, output: output, in: namespace)
             return pid
         }
     }
 
+    /// Starts the command with `passed`: the descriptors of `channels`, in their order, then the state file.
+    static func start(
+        _ command: [String], channels: [TCPChannel], passing passed: [Int32], output: Int32, in namespace: NetworkNamespace
+    ) throws(CheckpointError) -> Int32 {
+        try spawn(command, environment: environment(channels), in: namespace, standard: (-1, output, output), passing: passed, listenPID: true)
+    }
+
     package func cleanUp() { fresh.register(pid: pid) }
 
-    private func environment(stateDescriptor: Int) -> [String] {
+    private static func environment(_ channels: [TCPChannel]) -> [String] {
         let own = ["LISTEN_FDS=", "LISTEN_PID=", "LISTEN_FDNAMES=", "SC_STATE_FILE=", "SC_CHANNEL_WRITTEN=", "SC_CHANNEL_READ="]
-        let channels = fresh.channels
         return currentEnvironment().filter { entry in !own.contains { entry.hasPrefix($0) } } + [
             "LISTEN_FDS=\(channels.count)", "LISTEN_FDNAMES=\(channels.map(\.name).joined(separator: ":"))",
-            "SC_STATE_FILE=/proc/self/fd/\(stateDescriptor)",
+            "SC_STATE_FILE=/proc/self/fd/\(3 + channels.count)",
             "SC_CHANNEL_WRITTEN=\(channels.map { String($0.bytesWritten) }.joined(separator: ","))",
             "SC_CHANNEL_READ=\(channels.map { String($0.bytesRead) }.joined(separator: ","))",
         ]
     }
+
+    package var record: HandoverRecord { HandoverRecord(.exec, command) }
+    package var processesToStop: [TargetProcess] { [] }
+    package var rebuiltSessions: [Session] { fresh.sessions.map(\.session) }
+    package var keepsakes: [Int32] { fresh.descriptors }
+    package var isLive: Bool { fresh.isLive }
 
     package func discard() { fresh.discard() }
 }

@@ -33,6 +33,17 @@ package protocol HandoverDriver: AnyObject {
     func cleanUp()
     /// Drops everything without a packet.
     func discard()
+
+    /// What another process needs to finish or undo the hand-over after a crash of this one; known after `prepare`.
+    var record: HandoverRecord { get }
+    /// The processes that `rebuild` stops.
+    var processesToStop: [TargetProcess] { get }
+    /// The sessions as they were rebuilt, for the keeper.
+    var rebuiltSessions: [Session] { get }
+    /// Descriptors that must outlive this process from the consent on: the rebuilt sockets, the connection to an acceptor.
+    var keepsakes: [Int32] { get }
+    /// A socket has spoken: the sessions can no longer be given back.
+    var isLive: Bool { get }
 }
 
 /// Sessions rebuilt in fresh sockets, for the two ways that hand descriptors over.
@@ -44,6 +55,7 @@ package final class FreshSockets {
 
     package var descriptors: [Int32] { sessions.flatMap { $0.sockets.map(\.raw) } }
     package var channels: [TCPChannel] { sessions.flatMap(\.session.channels) }
+    package private(set) var isLive = false
 
     package func rebuild(_ session: Session) throws(CheckpointError) {
         var sockets: [RestoredSocket] = []
@@ -53,7 +65,10 @@ package final class FreshSockets {
 
     package func activate() throws(CheckpointError) {
         for entry in sessions {
-            for socket in entry.sockets { try socket.activate() }
+            for socket in entry.sockets {
+                isLive = true
+                try socket.activate()
+            }
         }
     }
 

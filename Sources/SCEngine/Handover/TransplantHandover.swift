@@ -12,6 +12,7 @@ package final class TransplantHandover: HandoverDriver {
         let prelude: Prelude
         let process: TargetProcess
         let fd: Int32
+        let inode: UInt64
     }
 
     private let root: TargetProcess
@@ -20,8 +21,10 @@ package final class TransplantHandover: HandoverDriver {
     private var route: MarkedRoute?
     private var guests: [Flow: Guest] = [:]
     private var rebuilt: [(session: Session, socket: RestoredSocket, guest: Guest)] = []
-    private var stopped = StoppedProcesses()
+    /// The move's keeper continues them should this process die; a guard would do so too early.
+    private let stopped = StoppedProcesses(isGuarded: false)
     private var stoppedPIDs: Set<Int32> = []
+    package private(set) var isLive = false
 
     package init(pid: Int32, adapter name: String) throws(CheckpointError) {
         root = try TargetProcess(pid: pid)
@@ -68,8 +71,9 @@ package final class TransplantHandover: HandoverDriver {
                     // A small send buffer keeps the server from writing megabytes ahead, which would have to be drained while the client waits.
                     let socket = try process.duplicate(fd)
                     _ = cproc_setsockopt_int(socket.raw, SOL_SOCKET, SO_SNDBUF, 65536)
-                    stopped.arm(process)
-                    guests[offer.flow] = Guest(offer: offer, prelude: prelude, process: process, fd: fd)
+                    var stat = cproc_stat()
+                    _ = cproc_fstat(socket.raw, &stat)
+                    guests[offer.flow] = Guest(offer: offer, prelude: prelude, process: process, fd: fd, inode: stat.inode)
                 }
                 return
             }
@@ -93,11 +97,9 @@ package final class TransplantHandover: HandoverDriver {
             let socket = try guest.process.duplicate(guest.fd)
             try drain(guest.prelude, server: socket.raw, into: &aligned)
             guest.prelude.vanish()
-            rebuilt.append(
-                (
-                    session,
-                    try RestoredSocket(channel, onto: socket, in: namespace, isInPlace: true, surplus: aligned.surplus), guest
-                ))
+            var moved = session
+            moved.channels = [channel.appending(aligned.surplus)]
+            rebuilt.append((moved, try RestoredSocket(moved.channels[0], onto: socket, in: namespace, isInPlace: true), guest))
         }
     }
 
@@ -119,7 +121,10 @@ package final class TransplantHandover: HandoverDriver {
     package func consent() {}
 
     package func activate() throws(CheckpointError) {
-        for entry in rebuilt { try entry.socket.activate() }
+        for entry in rebuilt {
+            isLive = true
+            try entry.socket.activate()
+        }
     }
 
     package func deliver() -> Int32 {
@@ -134,6 +139,24 @@ package final class TransplantHandover: HandoverDriver {
         }
         route = nil
     }
+
+    package var record: HandoverRecord {
+        var record = HandoverRecord(.onto, [adapter.name])
+        record.pid = root.pid
+        record.guests = guests.map { flow, guest in
+            HandoverRecord.Guest(flow: FlowText(flow), pid: guest.process.pid, fd: guest.fd, inode: guest.inode)
+        }
+        (record.formerAccept, record.families) = (route?.formerAccept, route?.families ?? [])
+        return record
+    }
+
+    package var processesToStop: [TargetProcess] {
+        var seen: Set<Int32> = []
+        return guests.values.map(\.process).filter { seen.insert($0.pid).inserted }
+    }
+
+    package var rebuiltSessions: [Session] { rebuilt.map(\.session) }
+    package var keepsakes: [Int32] { rebuilt.map(\.socket.raw) }
 
     package func discard() {
         rebuilt = []

@@ -37,7 +37,9 @@ package struct MigrationResult: Sendable {
 package final class MigrationSource {
     private let request: MigrationRequest
     private let selection: (chosen: [SelectedSession], refused: [SelectedSession])
-    private var timeline = Timeline()
+    private let migration = MigrationID.random()
+    /// When each stage began and how long it took, also of a move that failed.
+    package private(set) var timeline = Timeline()
     private let progress: (Stage) -> Void
 
     package init(
@@ -54,17 +56,22 @@ package final class MigrationSource {
         }
     }
 
-    private func stage<Value>(_ stage: Stage, _ body: () throws(CheckpointError) -> Value) throws(CheckpointError) -> Value {
+    private func stage<Value>(
+        _ stage: Stage, _ link: PeerLink?, _ body: () throws(CheckpointError) -> Value
+    ) throws(CheckpointError) -> Value {
         progress(stage)
-        return try timeline.run(stage, body)
+        try Fault.meet(stage, .before) { link?.cut() }
+        let value = try timeline.run(stage, body)
+        try Fault.meet(stage, .after) { link?.cut() }
+        return value
     }
 
     package func run() throws(CheckpointError) -> MigrationResult {
-        let capture = try SessionCapture(selection.chosen)
+        let capture = try SessionCapture(selection.chosen, isGuarded: false)
         let adapter = try chosenAdapter()
         let adapterStates = try capture.learn(adapter, options: request.adapterOptions)
         let link = try PeerLink.open(request.target, shell: request.shell, program: request.program, timeout: request.deadline)
-        let answer = try stage(.offer) { () throws(CheckpointError) in try offer(capture, adapterStates, over: link) }
+        let answer = try stage(.offer, link) { () throws(CheckpointError) in try offer(capture, adapterStates, over: link) }
         var result = MigrationResult(
             migrated: capture.flows,
             refused: selection.refused.map {
@@ -75,12 +82,7 @@ package final class MigrationSource {
             result.migrated = []
             return result
         }
-        do throws(CheckpointError) {
-            try move(capture, adapter, adapterStates, answer, link)
-        } catch {
-            link.sendFailure(error)
-            throw error
-        }
+        try move(capture, adapter, adapterStates, answer, link)
         result.timeline = timeline
         result.blackout = timeline.span(.park, .release)
         return result
@@ -93,6 +95,7 @@ package final class MigrationSource {
 
     private func offer(_ capture: SessionCapture, _ states: [AdapterState?], over link: PeerLink) throws(CheckpointError) -> Answer {
         var offer = Offer()
+        offer.migration = migration
         offer.tool = "sc-checkpoint \(toolVersion)"
         offer.host = hostName()
         offer.flows = capture.flows
@@ -121,90 +124,50 @@ package final class MigrationSource {
     private func move(
         _ capture: SessionCapture, _ adapter: (any Adapter)?, _ states: [AdapterState?], _ answer: Answer, _ link: PeerLink
     ) throws(CheckpointError) {
-        let steering = try stage(.prepare) { () throws(CheckpointError) in
-            capture.prepareStop()
-            var move = SteeringMove(
-                flows: capture.flows, namespace: capture.namespace,
-                targetAddresses: request.via.map { [AddressPrefix($0, length: 0)] } ?? answer.addresses, targetName: answer.host)
-            (move.isReturning, move.isSameNamespace, move.deadline) = (answer.isReturning, answer.isSameNamespace, request.deadline)
-            (move.shell, move.program) = (request.shell, request.program)
-            return try makeSourceSteering(request.steering, for: move)
-        }
         // The transaction is not to be torn by a Ctrl-C in its middle.
         let signals = BlockedSignals()
         defer { signals.restore() }
-        var local: LocalReturn?
+        let transaction = SourceTransaction(migration, request, capture, answer)
         do throws(CheckpointError) {
-            try stage(.park) { () throws(CheckpointError) in try capture.stop() }
-            try stage(.freeze) { () throws(CheckpointError) in
+            try stage(.prepare, link) { () throws(CheckpointError) in try transaction.prepare() }
+            try stage(.park, link) { () throws(CheckpointError) in try capture.stop() }
+            try stage(.freeze, link) { () throws(CheckpointError) in
                 if answer.isReturning {
                     // The target passes these flows on to us: it parks them first, and what is already on its way still arrives here.
                     try link.report(.freeze)
                     try link.expect(.freeze)
                     pause(microseconds: 200)
                 }
-                try steering.freeze()
+                try transaction.freeze()
             }
-            let sessions = try stage(.capture) { () throws(CheckpointError) in
+            let sessions = try stage(.capture, link) { () throws(CheckpointError) in
                 try capture.sessions(capture.capture(), state: request.state, adapter: adapter, learnt: states)
             }
-            // Two sockets of one namespace cannot hold the same 4-tuple, so the source lets go first and could still take back.
-            if answer.isSameNamespace { local = try LocalReturn(capture, sessions) }
-            try stage(.transfer) { () throws(CheckpointError) in
+            if answer.isSameNamespace { try transaction.letGoEarly(sessions) }
+            try stage(.transfer, link) { () throws(CheckpointError) in
                 for session in sessions { try link.send(.session(session)) }
                 try link.report(.transfer)
             }
-            try stage(.rebuild) { () throws(CheckpointError) in try link.expect(.rebuild) }
-            try stage(.consent) { () throws(CheckpointError) in try link.expect(.consent) }
-            // A decision that cannot be sent was never heard.
-            try stage(.decide) { () throws(CheckpointError) in try link.report(.decide) }
+            try stage(.rebuild, link) { () throws(CheckpointError) in try link.expect(.rebuild) }
+            try stage(.consent, link) { () throws(CheckpointError) in try link.expect(.consent) }
+            try stage(.decide, link) { () throws(CheckpointError) in
+                try transaction.decide()
+                try link.report(.decide)
+            }
+            try stage(.steer, link) { () throws(CheckpointError) in try transaction.steer() }
+            try stage(.activate, link) { () throws(CheckpointError) in try link.expect(.activate) }
         } catch {
-            local?.takeBack()
-            steering.rollBack()
-            capture.giveBack()
-            throw error
+            // The conversation is over; a question about the move's standing begins a new one.
+            link.sendFailure(error)
+            link.cut()
+            try transaction.settle(error)
         }
-        try commit(capture, steering, link, isLetGo: local != nil)
-    }
-
-    /// After the decision there is no way back: what fails here ends a session loudly and is told as such.
-    private func commit(_ capture: SessionCapture, _ steering: any SourceSteering, _ link: PeerLink, isLetGo: Bool) throws(CheckpointError) {
-        var failure: CheckpointError?
-        func attempt(_ stage: Stage, _ body: () throws(CheckpointError) -> Void) {
-            do throws(CheckpointError) { try self.stage(stage, body) } catch { failure = failure ?? error }
+        do throws(CheckpointError) {
+            try stage(.release, link) { () throws(CheckpointError) in try transaction.release() }
+        } catch {
+            throw transaction.leftToKeeper(error)
         }
-        attempt(.steer) { () throws(CheckpointError) in try steering.steer() }
-        attempt(.activate) { () throws(CheckpointError) in try link.expect(.activate) }
-        attempt(.release) { () throws(CheckpointError) in
-            try steering.release()
-            if !isLetGo { try capture.letGo() } else { capture.resume() }
-        }
-        steering.finish()
-        if var failure {
-            failure.what = "the sessions belong to \(request.target.description) now, but it is not known that they live: \(failure.what)"
-            failure.advice = "Look for them there with sc-checkpoint inspect, and for the rules that pass them on here with nft list ruleset"
-            failure.outcome = .needsRecovery
-            throw failure
-        }
-    }
-}
-
-/// A session that was let go for a target in its own namespace, and how to put it back into its socket.
-private final class LocalReturn {
-    private let capture: SessionCapture
-    private let sessions: [Session]
-
-    init(_ capture: SessionCapture, _ sessions: [Session]) throws(CheckpointError) {
-        (self.capture, self.sessions) = (capture, sessions)
-        try capture.releaseSockets()
-    }
-
-    func takeBack() {
-        for (socket, session) in zip(capture.sockets, sessions) {
-            guard let copy = try? socket.duplicate() else { continue }
-            let restored = try? RestoredSocket(session.channels[0], onto: copy, in: capture.namespace, isInPlace: true)
-            try? restored?.activate()
-        }
+        transaction.finish(link)
     }
 }
 

@@ -4,12 +4,14 @@ import CProc
 import Glibc
 import SCImage
 
-/// Serves one migration on a link.
+/// Serves one conversation: a migration, or a question about an earlier one.
 package final class MigrationTarget {
     private let link: PeerLink
     /// Where a process that `--exec` starts writes to; -1: /dev/null.
     private let output: Int32
     private var steering: (any TargetSteering)?
+    private var journal: Journal?
+    private var keeper: Keeper?
 
     package init(_ link: PeerLink, output: Int32) { (self.link, self.output) = (link, output) }
 
@@ -20,14 +22,38 @@ package final class MigrationTarget {
         package var pid: Int32
     }
 
-    /// Runs the migration. Whatever fails before the decision is told to the source, which keeps its sessions; nothing is left behind here.
-    package func run() throws(CheckpointError) -> Summary {
-        guard case .offer(let offer) = try link.receive() else {
-            throw CheckpointError("the source lost its place in the conversation", why: "an offer was expected", errno: EPROTO)
-        }
+    /// Runs the conversation; nil when it moved nothing. Whatever fails before the activation is told to the source, which keeps its sessions; nothing is
+    /// left behind here.
+    package func run() throws(CheckpointError) -> Summary? {
         // From here on there are things to take down again; a signal waits until they are.
         let signals = BlockedSignals()
         defer { signals.restore() }
+        switch try link.receive() {
+        case .offer(let offer): return try receive(offer)
+        case .resolve(let resolve):
+            let state = Resolution.answer(resolve.migration)
+            try link.send(.standing(Standing(resolve.migration, state)))
+            // The source says when it has drawn its conclusion, and the move can be forgotten.
+            if state == .active || state == .lost, (try? link.expect(.release)) != nil {
+                Journal.adopt(resolve.migration, .target)?.journal.remove()
+            }
+            return nil
+        case .inquiry(let inquiry):
+            try link.send(.living(Living(flows: LivingFlows.indexes(inquiry.flows))))
+            return nil
+        default:
+            throw CheckpointError("the source lost its place in the conversation", why: "an offer was expected", errno: EPROTO)
+        }
+    }
+
+    private func stage<Value>(_ stage: Stage, _ body: () throws(CheckpointError) -> Value) throws(CheckpointError) -> Value {
+        try Fault.meet(stage, .before) { link.cut() }
+        let value = try body()
+        try Fault.meet(stage, .after) { link.cut() }
+        return value
+    }
+
+    private func receive(_ offer: Offer) throws(CheckpointError) -> Summary? {
         let driver: any HandoverDriver
         let namespace: NetworkNamespace
         do throws(CheckpointError) {
@@ -41,17 +67,25 @@ package final class MigrationTarget {
             if offer.dryRun {
                 driver.discard()
                 steering?.giveBack()
-                return Summary(source: offer.host, flows: [], pid: 0)
+                return nil
             }
             try receiveSessions(driver, count: offer.flows.count)
+            try beginActivation()
         } catch {
-            // The source hears of it first: it lets its sessions go on without waiting for the cleaning here.
-            link.sendFailure(error)
-            driver.discard()
-            steering?.giveBack()
-            throw error
+            throw discard(driver, error)
         }
         return Summary(source: offer.host, flows: offer.flows, pid: try serve(driver))
+    }
+
+    /// The sessions stay at the source. It hears of it first, so that it lets them go on without waiting for the cleaning here.
+    private func discard(_ driver: any HandoverDriver, _ error: CheckpointError) -> CheckpointError {
+        link.sendFailure(error)
+        driver.discard()
+        steering?.giveBack()
+        // In this order: once the journal is gone, the source is told by whoever it asks that the move was given up.
+        journal?.remove()
+        keeper?.dismiss()
+        return error
     }
 
     private func consider(_ offer: Offer) throws(CheckpointError) -> (any HandoverDriver, NetworkNamespace) {
@@ -60,8 +94,8 @@ package final class MigrationTarget {
                 "cannot receive from \(offer.host)", why: "it writes image format \(offer.formatVersions), this program reads \(Preamble.known)",
                 errno: EPROTONOSUPPORT, advice: "Install the same version on both hosts")
         }
-        guard let handover = offer.handover, !offer.flows.isEmpty else {
-            throw CheckpointError("the offer is incomplete", why: "it names no receiving process or no flow", errno: EBADMSG)
+        guard let handover = offer.handover, !offer.flows.isEmpty, offer.migration != MigrationID(high: 0, low: 0) else {
+            throw CheckpointError("the offer is incomplete", why: "it names no receiving process, no flow or no migration", errno: EBADMSG)
         }
         let (driver, namespace) = try makeHandover(handover, output: output, deadline: Int(offer.deadlineMilliseconds) / 2)
         if case .onto = handover, offer.namespace == NamespaceIdentity(namespace) {
@@ -82,6 +116,19 @@ package final class MigrationTarget {
             throw error
         }
         self.steering = steering
+        if !offer.dryRun {
+            do throws(CheckpointError) {
+                journal = try Journal(
+                    offer.migration, .target,
+                    TargetEntry(source: offer.host, flows: offer.flows.map(FlowText.init), handover: driver.record, steering: steering.record))
+                keeper = try Keeper(for: offer.migration, .target, capacity: offer.flows.count + 2)
+            } catch {
+                driver.discard()
+                steering.giveBack()
+                journal?.remove()
+                throw error
+            }
+        }
         return (driver, namespace)
     }
 
@@ -128,26 +175,52 @@ package final class MigrationTarget {
         guard sessions.count == count else {
             throw CheckpointError("the source sent \(sessions.count) sessions", why: "\(count) were offered", errno: EPROTO)
         }
-        for session in sessions { try driver.rebuild(session) }
-        try link.report(.rebuild)
-        try driver.consent()
-        try link.report(.consent)
-        try link.expect(.decide)
+        let toStop = driver.processesToStop.filter { !$0.isStopped }.map { String($0.pid) }
+        if !toStop.isEmpty { try journal?.note(.stopping, ["pids": toStop.joined(separator: " ")], durably: false) }
+        try stage(.rebuild) { () throws(CheckpointError) in
+            for session in sessions { try driver.rebuild(session) }
+            try link.report(.rebuild)
+        }
+        try stage(.consent) { () throws(CheckpointError) in
+            try driver.consent()
+            let file = try makeSessionFile(driver.rebuiltSessions)
+            try withExtendedLifetime(file) { () throws(CheckpointError) in try keeper?.give(driver.keepsakes + [file.raw]) }
+            try link.report(.consent)
+        }
+        try stage(.decide) { () throws(CheckpointError) in try link.expect(.decide) }
+    }
+
+    /// The point of no return of this end; it is on disk before a packet leaves.
+    private func beginActivation() throws(CheckpointError) {
+        try steering?.activate()
+        try journal?.note(.activating, durably: true)
     }
 
     /// The sessions are ours.
     private func serve(_ driver: any HandoverDriver) throws(CheckpointError) -> Int32 {
         do throws(CheckpointError) {
-            try steering?.activate()
-            try driver.activate()
-            let pid = try driver.deliver()
+            let pid = try stage(.activate) { () throws(CheckpointError) in
+                do throws(CheckpointError) { try driver.activate() } catch {
+                    if !driver.isLive { throw discard(driver, error) }
+                    throw error
+                }
+                let pid = try driver.deliver()
+                try journal?.note(.active, ["pid": String(pid)], durably: false)
+                return pid
+            }
             try steering?.release()
             try? link.report(.activate)
             // The client is served; the rest is tidying up, with programs that take milliseconds.
             driver.cleanUp()
             steering?.finish()
+            keeper?.dismiss()
+            // Until the source says that it has let go, it may still ask how the move stands.
+            if (try? stage(.release, { () throws(CheckpointError) in try link.expect(.release) })) != nil { journal?.remove() }
             return pid
         } catch {
+            guard driver.isLive else { throw error }
+            try? journal?.note(.lost, durably: true)
+            keeper?.dismiss()
             var error = error
             error.outcome = .needsRecovery
             link.sendFailure(error)

@@ -9,35 +9,14 @@
 //        <───────────────────────────────── report(rebuild, consent)
 //   report(decide) ────────────────────────> activates, delivers
 //        <───────────────────────────────── report(activate)
+//   report(release) ───────────────────────> forgets the move
 //   failure, either way, at any time before decide: the session stays at the source
+//
+// A conversation may instead be one question: resolve (answered by a standing), or an inquiry (answered by a living).
 
 import CProc
 import Glibc
 import SCImage
-
-/// Where a migration goes: `[user@]HOST` over ssh, or `unix:PATH`.
-package enum TargetAddress: Sendable, Equatable {
-    case ssh(String)
-    case unix(String)
-
-    /// nil when the text is neither, or could be taken for an option by ssh.
-    package init?(_ text: String) {
-        if text.hasPrefix("unix:") {
-            guard text.count > 5 else { return nil }
-            self = .unix(String(text.dropFirst(5)))
-        } else {
-            guard !text.isEmpty, !text.hasPrefix("-"), !text.contains("/"), !text.contains(" ") else { return nil }
-            self = .ssh(text)
-        }
-    }
-
-    package var description: String {
-        switch self {
-        case .ssh(let host): host
-        case .unix(let path): "unix:\(path)"
-        }
-    }
-}
 
 /// One end of the conversation.
 package final class PeerLink {
@@ -63,6 +42,12 @@ package final class PeerLink {
         }
     }
 
+    /// Opens a connection to an agent; set once, by the program, before anything runs. The engine knows no TLS.
+    package nonisolated(unsafe) static var connectTLS: (_ peer: String, _ timeout: Int) throws(CheckpointError) -> SharedDescriptor = {
+        peer, _ throws(CheckpointError) in
+        throw CheckpointError("cannot reach tls://\(peer)", why: "this program has no TLS", errno: EPROTONOSUPPORT)
+    }
+
     /// Opens the conversation with a target. `shell` is the remote shell command (`ssh`), `program` the tool's name on the target.
     package static func open(
         _ target: TargetAddress, shell: [String], program: String, timeout: Int
@@ -76,6 +61,9 @@ package final class PeerLink {
                     "cannot reach the receiver at unix:\(path)", result: Int(-errno), advice: "Start it there: sc-checkpoint receive --listen \(path)"
                 )
             }
+            return try PeerLink(input: connection, output: connection, peer: target.description, timeout: timeout)
+        case .tls(let peer):
+            let connection = try connectTLS(peer, timeout)
             return try PeerLink(input: connection, output: connection, peer: target.description, timeout: timeout)
         case .ssh(let host):
             var pair: [Int32] = [-1, -1]
@@ -153,6 +141,16 @@ package final class PeerLink {
     package func expect(_ stage: Stage) throws(CheckpointError) {
         guard case .report(let report) = try receive(), report.stages.last?.stage == stage.rawValue else {
             throw CheckpointError("\(peer) lost its place in the conversation", why: "\(stage.rawValue) was expected", errno: EPROTO)
+        }
+    }
+
+    /// Breaks the connection.
+    func cut() {
+        for fd in [input.raw, output.raw] where shutdown(fd, Int32(SHUT_RDWR)) != 0 {
+            // Not a socket: nothing more can be read or written all the same.
+            let null = Glibc.open("/dev/null", O_RDWR | O_CLOEXEC)
+            dup2(null, fd)
+            close(null)
         }
     }
 

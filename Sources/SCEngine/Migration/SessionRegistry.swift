@@ -48,6 +48,18 @@ package enum SessionRegistry {
         return entry
     }
 
+    /// The processes that sessions were restored into.
+    static func pids() -> Set<Int32> {
+        var pids: Set<Int32> = []
+        guard let handle = opendir("\(StateDirectory.path)/sessions") else { return pids }
+        defer { closedir(handle) }
+        while let entry = readdir(handle) {
+            let name = withUnsafePointer(to: &entry.pointee.d_name) { $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) } }
+            if let pid = Int32(parse(readText("\(StateDirectory.path)/sessions/\(name)") ?? "")["pid"] ?? "") { pids.insert(pid) }
+        }
+        return pids
+    }
+
     package static func remove(_ socket: Int32) { unlink("\(StateDirectory.path)/sessions/\(name(of: socket))") }
 
     private static func name(of socket: Int32) -> String { "socket-\(SocketView(socket).cookie)" }

@@ -3,7 +3,8 @@
 import CProc
 import Glibc
 
-/// A set of stopped processes. They go on when `resume` is called, when the value ends, and, by a guard process, when this tool is killed.
+/// A set of stopped processes. They go on when `resume` is called, when the value ends, and, by a guard process, when this tool is killed. Within a
+/// journaled move there is no guard: the move's keeper unlocks the sockets first and continues the processes then.
 package final class StoppedProcesses {
     private struct Stopped {
         let process: TargetProcess
@@ -15,13 +16,15 @@ package final class StoppedProcesses {
     /// The guards' pipes, by pid.
     private var guards: [Int32: Int32] = [:]
 
-    package init() {}
+    private let isGuarded: Bool
+
+    package init(isGuarded: Bool = true) { self.isGuarded = isGuarded }
 
     deinit { resume() }
 
     /// Starts the guard of a process that will be stopped; done early, because starting a process takes longer than a blackout may.
     package func arm(_ process: TargetProcess) {
-        if guards[process.pid] == nil { guards[process.pid] = process.startStopGuard() }
+        if isGuarded, guards[process.pid] == nil { guards[process.pid] = process.startStopGuard() }
     }
 
     /// Stops one more process and waits until all its threads stand still. A process that had been stopped before is left so in the end.

@@ -25,6 +25,15 @@ package final class TargetProcess: Sendable {
         try check(cproc_pidfd_send_signal(pidfd.raw, 0), "process \(pid) (\(command)) cannot be reached")
     }
 
+    /// Its pidfd, borrowed.
+    package var pidfdNumber: Int32 { pidfd.raw }
+
+    /// It is stopped by a signal (state T in /proc/PID/stat).
+    package var isStopped: Bool {
+        guard let text = readText("/proc/\(pid)/stat"), let name = text.lastIndex(of: ")") else { return false }
+        return text[name...].dropFirst(2).first == "T"
+    }
+
     /// It has not ended.
     var isAlive: Bool { (try? requireAlive()) != nil }
 

@@ -10,9 +10,9 @@ struct Activation {
     let channel: TCPChannel
     let namespace: NetworkNamespace
 
-    func run(surplus: [UInt8]) throws(CheckpointError) {
+    func run() throws(CheckpointError) {
         let sent = channel.sendQueue.count - channel.unsentLength
-        var tail = surplus.isEmpty && !channel.state.finSent ? stallFreeTail(sent) : 0
+        var tail = channel.state.finSent ? 0 : stallFreeTail(sent)
         if sent - tail > 0 { try fill(0..<(sent - tail)) }
         if tail > 0, !hasRoom() {
             try fill((sent - tail)..<sent)
@@ -27,7 +27,28 @@ struct Activation {
             _ = cproc_setsockopt_int(raw, IPPROTO_TCP_, 1, 0)
         }
         try write(Array(channel.sendQueue[sent...]))
-        try write(surplus)
+        try restoreFINs()
+    }
+
+    /// Goes on where a process that died in the middle of `run` has stopped. The receiving process has not begun, so every byte of the send queue since the
+    /// socket was made is of this channel: those acknowledged (tcpi_bytes_acked begins at 0 on a restored socket) and those still in the queue.
+    func resume() throws(CheckpointError) {
+        let view = SocketView(raw)
+        guard let info = view.tcpInfo else { throw CheckpointError("cannot go on with \(channel.peer)", why: "its state cannot be read") }
+        let isFINQueued = info.state != UInt8(TCPState.established.rawValue) && info.state != UInt8(TCPState.closeWait.rawValue)
+        let written = Int(info.bytes_acked) + Int(max(0, cproc_siocoutq(raw))) - (isFINQueued ? 1 : 0)
+        let sent = channel.sendQueue.count - channel.unsentLength
+        var next = written
+        if view.isInRepairMode {
+            if written < sent { try fill(written..<sent) }
+            try leaveRepair(tail: 0)
+            next = max(written, sent)
+        }
+        // It may have died while Nagle was off for its last segment.
+        if !channel.socketOptions.contains(where: { ($0.level, $0.name) == (IPPROTO_TCP_, 1) }) {
+            _ = cproc_setsockopt_int(raw, IPPROTO_TCP_, 1 /* TCP_NODELAY */, 0)
+        }
+        try write(Array(channel.sendQueue.dropFirst(next)))
         try restoreFINs()
     }
 

@@ -16,8 +16,6 @@ package final class RestoredSocket {
     package let channel: TCPChannel
     private let namespace: NetworkNamespace
     private let isInPlace: Bool
-    /// Bytes that follow the send queue, as if the application had written them after it.
-    private let surplus: [UInt8]
     private var isLive = false
 
     package var raw: Int32 { descriptor.raw }
@@ -32,18 +30,23 @@ package final class RestoredSocket {
     /// Rebuilds the connection in `descriptor`. In place, the socket's former connection is dropped without a packet; the open file description
     /// stays, so the server's epoll, poll and io_uring registrations stay valid.
     package init(
-        _ channel: TCPChannel, onto descriptor: consuming OwnedDescriptor, in namespace: NetworkNamespace, isInPlace: Bool, surplus: [UInt8] = []
+        _ channel: TCPChannel, onto descriptor: consuming OwnedDescriptor, in namespace: NetworkNamespace, isInPlace: Bool
     ) throws(CheckpointError) {
         self.descriptor = descriptor
         self.channel = channel
         self.namespace = namespace
         self.isInPlace = isInPlace
-        self.surplus = surplus
         do throws(CheckpointError) {
             try prepare()
         } catch {
             throw error.during("cannot rebuild \(channel.local) <- \(channel.peer)")
         }
+    }
+
+    /// A socket that another process has rebuilt, and perhaps begun to activate, before it died.
+    package init(adopting descriptor: consuming OwnedDescriptor, _ channel: TCPChannel, in namespace: NetworkNamespace, isInPlace: Bool) {
+        self.descriptor = descriptor
+        (self.channel, self.namespace, self.isInPlace) = (channel, namespace, isInPlace)
     }
 
     deinit {
@@ -88,7 +91,7 @@ package final class RestoredSocket {
     /// The kernel accounts skb overhead too, so a queue of n bytes needs more than n; SO_*BUFFORCE doubles its argument.
     private func setBuffers() throws(CheckpointError) {
         let receive = max(Int32(clamping: channel.receiveBuffer / 2), Int32(clamping: channel.receiveQueue.count + 65536))
-        let send = max(Int32(clamping: channel.sendBuffer / 2), Int32(clamping: (channel.sendQueue.count + surplus.count) * 2 + 65536))
+        let send = max(Int32(clamping: channel.sendBuffer / 2), Int32(clamping: channel.sendQueue.count * 2 + 65536))
         try check(cproc_setsockopt_int(raw, SOL_SOCKET, 33 /* SO_RCVBUFFORCE */, receive), "setting SO_RCVBUF")
         try check(cproc_setsockopt_int(raw, SOL_SOCKET, 32 /* SO_SNDBUFFORCE */, send), "setting SO_SNDBUF")
     }
@@ -168,7 +171,18 @@ package final class RestoredSocket {
     /// Makes the connection live. The caller has made packets of the flow reach this host.
     package func activate() throws(CheckpointError) {
         isLive = true
-        try Activation(raw: raw, channel: channel, namespace: namespace).run(surplus: surplus)
+        try Activation(raw: raw, channel: channel, namespace: namespace).run()
+        try settle()
+    }
+
+    /// The same after a crash in the middle of it: what the dead process has done is not done again.
+    package func resumeActivation() throws(CheckpointError) {
+        isLive = true
+        try Activation(raw: raw, channel: channel, namespace: namespace).resume()
+        try settle()
+    }
+
+    private func settle() throws(CheckpointError) {
         try setOptions(late: true)
         // The queues needed more room than the application has; with it, a server would write megabytes ahead, and more after every move.
         _ = cproc_setsockopt_int(raw, SOL_SOCKET, 32 /* SO_SNDBUFFORCE */, Int32(clamping: channel.sendBuffer / 2))

@@ -119,7 +119,7 @@ extension LinkHold {
         else { return }
         _ = try? runCommand(["nft", "delete", "table", "netdev", rules.table], in: namespace)
         guard let left = try? Self.tables(in: namespace) else { return }
-        if !left.contains(where: { $0.egress == rules.egress }) { TunnelStart.remove(rules.egress, in: namespace) }
+        TunnelStart.removeUnused(in: namespace)
         guard left.isEmpty else { return }
         _ = try? runCommand(["ip", "link", "delete", LinkRules.holdDevice], in: namespace)
     }

@@ -18,7 +18,7 @@ final class LinkSteering: SourceSteering {
 
     /// Everything that takes milliseconds: rules, devices, the target's link address.
     /// `tunnel` is the way to a target that is not on a link.
-    init(_ move: SteeringMove, lasting: Bool, tunnel: TunnelStart? = nil) throws(CheckpointError) {
+    init(_ move: SteeringMove, lasting: Bool, tunnel: TunnelStart? = nil, lock given: StateLock? = nil) throws(CheckpointError) {
         flows = move.flows
         namespace = move.namespace
         isSameNamespace = move.isSameNamespace
@@ -31,7 +31,7 @@ final class LinkSteering: SourceSteering {
                 "cannot pass the flows on to the target", why: "no address of \(move.targetName) is on a link of this host", errno: EHOSTUNREACH,
                 advice: "Use --steer tunnel, or name another of its addresses with --via ADDR")
         }
-        let lock = try StateLock(namespace: move.namespace)
+        let lock = if let given { given } else { try StateLock(namespace: move.namespace) }
         do throws(CheckpointError) {
             hold = try LinkHold(in: move.namespace, flows: flows, nextHop: nextHop, egress: tunnel?.device, lock: lock)
             mute = nil

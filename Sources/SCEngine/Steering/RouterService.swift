@@ -144,11 +144,12 @@ final class RouterRules {
         hold.clear()
     }
 
+    /// What an earlier move has set up goes on; what this one has, perhaps in a process that died after `steer`, goes.
     func rollBack() {
         if let former {
             former.resumeForwarding()
             hold.clear()
-        } else if hold.formerHop != nil {
+        } else if let hop = hold.formerHop, hop != hold.nextHop {
             hold.resumeForwarding()
         } else {
             hold.rollBack()

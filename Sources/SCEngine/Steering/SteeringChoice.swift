@@ -27,7 +27,7 @@ package enum SteeringChoice: Sendable, Equatable {
         case "arp-takeover": self = .arpTakeover(force: false)
         case "arp-takeover,force": self = .arpTakeover(force: true)
         default:
-            if text.hasPrefix("router:"), let place = TargetAddress(String(text.dropFirst(7))) {
+            if text.hasPrefix("router:"), !text.hasPrefix("router:tls:"), let place = TargetAddress(String(text.dropFirst(7))) {
                 self = .router(place)
             } else if text.hasPrefix("exec:"), text.count > 5 {
                 self = .exec(String(text.dropFirst(5)))

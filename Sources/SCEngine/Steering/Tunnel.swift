@@ -49,10 +49,18 @@ struct TunnelStart {
         try check(cproc_neigh_set(route.raw, index, &hop, Tunnel.endMACBytes), "cannot set the link address of the tunnel's other end")
     }
 
-    /// Removes a device of this kind; leaves every other alone.
-    static func remove(_ device: String, in namespace: NetworkNamespace) {
-        guard device.hasPrefix(prefix), device != TunnelEnd.device, device.dropFirst(prefix.count).allSatisfy(\.isHexDigit) else { return }
-        _ = try? runCommand(["ip", "link", "delete", device], in: namespace)
+    /// Removes the devices of this kind that no table sends packets to.
+    static func removeUnused(in namespace: NetworkNamespace) {
+        guard let tables = try? LinkHold.tables(in: namespace),
+            let links = try? runCommand(["ip", "-o", "link", "show", "type", "vxlan"], in: namespace)
+        else { return }
+        for line in links.output.split(separator: "\n") {
+            // "7: sct8d8b5a16: <BROADCAST,…"
+            guard let device = line.split(whereSeparator: { $0 == " " || $0 == ":" || $0 == "@" }).dropFirst().first.map(String.init),
+                device.hasPrefix(prefix), device != TunnelEnd.device, !tables.contains(where: { $0.egress == device })
+            else { continue }
+            _ = try? runCommand(["ip", "link", "delete", device], in: namespace)
+        }
     }
 }
 
@@ -118,6 +126,11 @@ struct TunnelEnd {
     static func forget(_ flows: [Flow], in namespace: NetworkNamespace) {
         guard (try? carries(flows, in: namespace)) == true else { return }
         try? change(flows, add: false, in: namespace)
+        removeIfUnused(in: namespace)
+    }
+
+    /// Removes the device when no flow comes in.
+    static func removeIfUnused(in namespace: NetworkNamespace) {
         guard let text = try? runCommand(["nft", "list", "table", "netdev", table], in: namespace).output, !text.contains("elements = {") else {
             return
         }

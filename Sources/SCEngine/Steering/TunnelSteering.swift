@@ -19,12 +19,12 @@ func makeTunnelSteering(_ move: SteeringMove) throws(CheckpointError) -> LinkSte
             "cannot make a tunnel to \(move.targetName)", why: "this host has no route to any of its addresses", errno: EHOSTUNREACH,
             advice: "Check ip route, or name one with --via ADDR")
     }
+    let lock = try StateLock(namespace: move.namespace)
     let tunnel = try TunnelStart(to: target, for: move.flows, in: move.namespace)
     do throws(CheckpointError) {
-        return try LinkSteering(move, lasting: true, tunnel: tunnel)
+        return try LinkSteering(move, lasting: true, tunnel: tunnel, lock: lock)
     } catch {
-        let left = try? LinkHold.tables(in: move.namespace)
-        if left?.contains(where: { $0.egress == tunnel.device }) == false { TunnelStart.remove(tunnel.device, in: move.namespace) }
+        TunnelStart.removeUnused(in: move.namespace)
         throw error
     }
 }

@@ -54,6 +54,25 @@ package func spawn(
     return try check(pid, "cannot start \(arguments[0])", advice: "Is it installed and in PATH?")
 }
 
+/// A program that runs beside this one, on its standard output and error.
+package struct ChildProcess {
+    package let pid: Int32
+
+    /// Starts it with `passing` as descriptors 3, 4, … Children that have ended are reaped at the next start.
+    package init(_ arguments: [String], passing: [Int32]) throws(CheckpointError) {
+        var status: Int32 = 0
+        while waitpid(-1, &status, WNOHANG) > 0 {}
+        pid = try spawn(arguments, environment: nil, in: nil, standard: (-1, 1, 2), passing: passing, listenPID: false)
+    }
+
+    /// Waits for its end: its exit status, or 128 and the signal's number.
+    package func wait() -> Int32 {
+        var status: Int32 = 0
+        while waitpid(pid, &status, 0) < 0, errno == EINTR {}
+        return status & 0x7f == 0 ? (status >> 8) & 0xff : 128 + (status & 0x7f)
+    }
+}
+
 private func wait(for pid: Int32, named name: String, timeout: Int) throws(CheckpointError) -> Int32 {
     let deadline = Deadline(milliseconds: timeout)
     var status: Int32 = 0

@@ -14,6 +14,7 @@ struct Receive: ParsableCommand {
     var listen: String?
     @Flag(name: .long, help: "With --listen: end after the first migration.") var once = false
     @Flag(name: .long, help: "One JSON document for each migration, one a line.") var json = false
+    @Option(name: .long, help: ArgumentHelp(visibility: .hidden)) var onDescriptor: Int32?
 
     private struct Document: Encodable {
         struct Moved: Encodable { var peer, local: String }
@@ -23,23 +24,30 @@ struct Receive: ParsableCommand {
     }
 
     func run() throws {
+        if let onDescriptor { return try serve(SharedDescriptor(onDescriptor)) }
         guard let listen else { return try serveStandardStreams() }
         let listener = try Listener(listen)
         listener.endOnSignal()
         if !json { Terminal.note("listening on \(listen)") }
-        var failure: CheckpointError?
         repeat {
-            let connection = try listener.accept()
-            do {
-                let link = try PeerLink(input: connection, output: connection, peer: "the source", timeout: 10_000)
-                let summary = try MigrationTarget(link, output: 2).run()
-                report(summary)
-            } catch {
-                Terminal.error(error.description)
-                failure = error
+            let child = try start(on: try listener.accept())
+            if once {
+                let status = child.wait()
+                if status != 0 { Glibc.exit(status) }
             }
         } while !once
-        if let failure { throw failure }
+    }
+
+    /// Each conversation has a process of its own, so that a question about a move can be answered while that move goes on.
+    private func start(on connection: SharedDescriptor) throws -> ChildProcess {
+        var arguments = ["/proc/self/exe", "receive", "--on-descriptor", "3"]
+        if json { arguments.append("--json") }
+        return try withExtendedLifetime(connection) { try ChildProcess(arguments, passing: [connection.raw]) }
+    }
+
+    private func serve(_ connection: SharedDescriptor) throws {
+        let link = try PeerLink(input: connection, output: connection, peer: "the source", timeout: 10_000)
+        if let summary = try MigrationTarget(link, output: 2).run() { report(summary) }
     }
 
     /// Standard output carries the conversation, so nothing else may be written to it.
@@ -59,7 +67,7 @@ struct Receive: ParsableCommand {
                 Document(
                     source: summary.source, sessions: summary.flows.map { .init(peer: $0.client.description, local: $0.service.description) },
                     pid: summary.pid))
-        } else if !summary.flows.isEmpty {
+        } else {
             Terminal.print(
                 "received \(summary.flows.count) session\(summary.flows.count == 1 ? "" : "s") from \(summary.source) into process \(summary.pid)")
         }

@@ -1,0 +1,57 @@
+// The recovery of interrupted moves: by hand, by an agent at its start, and by a keeper when its move has died.
+
+import CProc
+import Glibc
+import SCImage
+
+package enum Recovery {
+    /// A session that is in doubt for longer than this is ended: about the time after which a client's TCP gives up by itself
+    /// (net.ipv4.tcp_retries2, 15 min).
+    private static let doubtLimit = 900_000
+    /// Records of finished moves whose other end never said so are forgotten after an hour.
+    private static let memory = 3600
+
+    /// Recovers one move of this host. nil: there is no such journal any longer.
+    package static func recover(
+        _ migration: MigrationID, _ role: JournalRole, within deadline: Deadline, kept: KeptDescriptors = KeptDescriptors(), orEnd: Bool = false
+    ) -> RecoveryOutcome? {
+        guard let (journal, content) = Journal.adopt(migration, role) else {
+            return Journal.read(migration, role) == nil ? nil : .busy
+        }
+        switch role {
+        case .source: return (try? SourceRecovery(journal, content, kept: kept).run(within: deadline, orEnd: orEnd)) ?? .inDoubt
+        case .target:
+            // Only a keeper's successor has what it takes to finish an activation.
+            if content.has(.activating), !content.has(.active), !content.has(.lost), content.isOfThisBoot, kept.files.isEmpty { return .busy }
+            let state = TargetRecovery(journal, content, kept: kept).run()
+            if state == .active || state == .lost, journal.age > memory { journal.remove() }
+            return RecoveryOutcome(state)
+        }
+    }
+
+    /// What a keeper's successor does. The journal may be looked at by another process this moment, so the first attempts may fail.
+    package static func recoverKept(_ migration: MigrationID, _ role: JournalRole, _ kept: KeptDescriptors) {
+        let deadline = Deadline(milliseconds: doubtLimit)
+        repeat {
+            guard recover(migration, role, within: deadline, kept: kept, orEnd: true) == .busy else { return }
+            pause(microseconds: 2000)
+        } while !deadline.hasPassed
+    }
+
+    /// Removes rules without a flow and registry entries without a socket from this process's network namespace.
+    package static func sweep() {
+        SessionRegistry.sweep()
+        if let namespace = try? NetworkNamespace.current() { sweepSteering(in: namespace) }
+    }
+}
+
+extension RecoveryOutcome {
+    init(_ state: Standing.State) {
+        switch state {
+        case .active: self = .active
+        case .discarded: self = .discarded
+        case .lost: self = .lost
+        case .busy: self = .busy
+        }
+    }
+}

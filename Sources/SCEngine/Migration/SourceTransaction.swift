@@ -1,0 +1,155 @@
+// What the source has touched for one move, and the ways out: on to the target, back to the processes, or left to the keeper.
+
+import CProc
+import Glibc
+import SCImage
+
+/// The source's journal, keeper, steering and sockets of one move. The calls come in the order prepare, freeze, letGoEarly (only within one namespace),
+/// decide, steer, release, finish; `settle` after a failure of any of them up to and with the activation.
+final class SourceTransaction {
+    private let migration: MigrationID
+    private let request: MigrationRequest
+    private let capture: SessionCapture
+    private let answer: Answer
+    private var journal: Journal?
+    private var keeper: Keeper?
+    private var steering: (any SourceSteering)?
+    private var local: LocalReturn?
+    private var isDecided = false
+
+    init(_ migration: MigrationID, _ request: MigrationRequest, _ capture: SessionCapture, _ answer: Answer) {
+        (self.migration, self.request, self.capture, self.answer) = (migration, request, capture, answer)
+    }
+
+    /// Everything that takes milliseconds, while the sessions run. The journal comes first: what it names may be left behind by a crash.
+    func prepare() throws(CheckpointError) {
+        try capture.requireMovable()
+        let record = try capture.journalRecord()
+        journal = try Journal(
+            migration, .source,
+            SourceEntry(
+                target: request.target, shell: request.shell, program: request.program, sockets: record.sockets, holders: record.holders,
+                flows: capture.flows.map(FlowText.init), steering: request.steering.name, isSameNamespace: answer.isSameNamespace,
+                deadline: request.deadline))
+        let keepsakes = capture.keepsakes
+        let keeper = try Keeper(for: migration, .source, capacity: keepsakes.count + 1)
+        self.keeper = keeper
+        try keeper.give(keepsakes)
+        var move = SteeringMove(
+            flows: capture.flows, namespace: capture.namespace,
+            targetAddresses: request.via.map { [AddressPrefix($0, length: $0.isIPv6 ? 128 : 32)] } ?? answer.addresses, targetName: answer.host)
+        (move.isReturning, move.isSameNamespace) = (answer.isReturning, answer.isSameNamespace)
+        (move.deadline, move.shell, move.program) = (request.deadline, request.shell, request.program)
+        let steering = try makeSourceSteering(request.steering, for: move)
+        self.steering = steering
+        try journal?.note(.steered, steering.record, durably: true)
+        // Only now, with the namespace's steering lock held, is it sure that no other move has the sessions.
+        try capture.requireMovable()
+    }
+
+    func freeze() throws(CheckpointError) { try steering?.freeze() }
+
+    /// Two sockets of one namespace cannot hold the same 4-tuple, so the source lets go first; its sessions are with the keeper meanwhile.
+    func letGoEarly(_ sessions: [Session]) throws(CheckpointError) {
+        let file = try makeSessionFile(sessions)
+        try withExtendedLifetime(file) { () throws(CheckpointError) in try keeper?.give([file.raw]) }
+        try journal?.note(.letGo, durably: false)
+        local = try LocalReturn(capture, sessions)
+    }
+
+    /// From here on the target may have the sessions, and only it can give them back.
+    func decide() throws(CheckpointError) {
+        try journal?.note(.decided, durably: true)
+        isDecided = true
+    }
+
+    func steer() throws(CheckpointError) { try steering?.steer() }
+
+    /// After the activation: the held packets go to the target, and the connections end here without one.
+    func release() throws(CheckpointError) {
+        try steering?.release()
+        if local == nil { try capture.letGo() } else { capture.resume() }
+    }
+
+    /// The move is done: first this end forgets it, then the other one may.
+    func finish(_ link: PeerLink) {
+        steering?.finish()
+        journal?.remove()
+        try? link.report(.release)
+        keeper?.dismiss()
+    }
+
+    // MARK: After a failure
+
+    /// Returns when the target has the sessions, and throws when they are here again. A move that is decided and of which the target gives no account
+    /// is left to the keeper, which goes on asking.
+    func settle(_ error: CheckpointError) throws(CheckpointError) {
+        guard isDecided else {
+            giveBack()
+            throw error
+        }
+        let deadline = Deadline(milliseconds: request.deadline)
+        switch Resolution.ask(migration, request.target, shell: request.shell, program: request.program, within: deadline)?.state {
+        case .active:
+            do throws(CheckpointError) { try steer() } catch { throw leftToKeeper(error) }
+        case .discarded:
+            giveBack()
+            throw error
+        case .lost:
+            giveUp()
+            var error = error
+            error.what = "the sessions ended on their way to \(request.target.description): \(error.what)"
+            error.advice = "Their process or host ended while it had them; the clients see a closed connection"
+            throw error
+        case .busy, nil: throw leftToKeeper(error)
+        }
+    }
+
+    /// The sessions go on here, as if nothing had been.
+    private func giveBack() {
+        local?.takeBack()
+        // Open ears first, then this host may answer, then what was parked arrives.
+        capture.unlock()
+        steering?.rollBack()
+        capture.giveBack()
+        journal?.remove()
+        keeper?.dismiss()
+    }
+
+    /// Nobody has the sessions any longer: their clients are told by the kernel.
+    private func giveUp() {
+        if local == nil { try? capture.letGo() } else { capture.resume() }
+        steering?.rollBack()
+        journal?.remove()
+        keeper?.dismiss()
+    }
+
+    /// This process ends without an answer; the keeper becomes `recover` and takes everything over as it stands.
+    func leftToKeeper(_ error: CheckpointError) -> CheckpointError {
+        _ = capture.keepHeld()
+        var error = error
+        error.what = "it is not known whether \(request.target.description) has the sessions: \(error.what)"
+        error.advice = "A keeper process goes on asking; see sc-checkpoint recover"
+        error.outcome = .needsRecovery
+        return error
+    }
+}
+
+/// A session that was let go for a target in its own namespace, and how to put it back into its socket.
+private final class LocalReturn {
+    private let capture: SessionCapture
+    private let sessions: [Session]
+
+    init(_ capture: SessionCapture, _ sessions: [Session]) throws(CheckpointError) {
+        (self.capture, self.sessions) = (capture, sessions)
+        try capture.releaseSockets()
+    }
+
+    func takeBack() {
+        for (socket, session) in zip(capture.sockets, sessions) {
+            guard let copy = try? socket.duplicate() else { continue }
+            let restored = try? RestoredSocket(session.channels[0], onto: copy, in: capture.namespace, isInPlace: true)
+            try? restored?.activate()
+        }
+    }
+}
