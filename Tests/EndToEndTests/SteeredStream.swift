@@ -55,12 +55,34 @@ final class SteeredStream {
         usleep(300_000)
     }
 
-    /// Expects that an acceptor on B that changes its mind, while the flow is frozen, leaves the stream where it is.
-    func decline(_ steer: [String]) throws {
+    private func acceptor(_ behaviour: String) throws -> (child: Child, path: String) {
         let script = #filePath.split(separator: "/").dropLast().map { "/" + $0 }.joined() + "/acceptor.py"
         let path = "\(world.lab.folder)/acceptor-\(UInt32.random(in: 0...UInt32.max))"
-        let acceptor = try world.lab.spawn(in: .b, ["python3", script, "late-decline", path])
-        try #require(acceptor.waitForOutputOrError("listening"), "\(acceptor.stderr)")
+        let child = try world.lab.spawn(in: .b, ["python3", script, behaviour, path])
+        try #require(child.waitForOutputOrError("listening"), "\(child.stderr)")
+        return (child, path)
+    }
+
+    /// Kills the source's process while the flow is frozen; what it has left behind gives the stream back.
+    func crash(_ steer: [String]) throws {
+        let (acceptor, path) = try acceptor("never-ready")
+        let command = ["migrate", String(pid), "--to", "unix:\(try world.receiver(on: .b))"] + arguments + steer + ["--into", path]
+        let source = try world.lab.spawn(in: .a, [TwoHosts.program] + command, environment: world.environment(.a))
+        try #require(acceptor.waitForOutputOrError("holding"), "\(source.stderr)\(acceptor.stderr)")
+        source.signal(SIGKILL)
+        try source.wait()
+        acceptor.terminate()
+        let isOver = eventually(within: .seconds(10)) {
+            let tables = try? self.world.lab.run(in: .a, ["nft", "list", "tables"]).stdout
+            return tables?.contains("netdev sc_checkpoint") == false
+        }
+        #expect(isOver, "the rules are still there")
+        usleep(300_000)
+    }
+
+    /// Expects that an acceptor on B that changes its mind, while the flow is frozen, leaves the stream where it is.
+    func decline(_ steer: [String]) throws {
+        let (acceptor, path) = try acceptor("late-decline")
         try world.refuses(
             .a, ["migrate", String(pid), "--to", "unix:\(world.receiver(on: .b))"] + arguments + steer + ["--into", path],
             naming: "changed my mind")
@@ -69,8 +91,8 @@ final class SteeredStream {
     }
 
     /// Ends the stream at the client: it was whole, no reset was seen, and nothing is left on any machine. `gap` limits the longest silence of
-    /// the server that the client saw, in milliseconds.
-    func finish(gap: Int = 190, at location: SourceLocation = #_sourceLocation) throws {
+    /// the server that the client saw, in milliseconds; it is generous, as the machine that runs the tests may be busy.
+    func finish(gap: Int = 1000, at location: SourceLocation = #_sourceLocation) throws {
         client.signal(SIGUSR1)
         try #expect(client.wait(timeout: .seconds(60)) == 0, "\(client.stdout)\(client.stderr)", sourceLocation: location)
         let report = try StreamReport(client.stdout)

@@ -172,11 +172,15 @@ struct SteeringTests {
         return path
     }
 
+    /// Points the router's route at the target.
+    private func switching(_ lab: Lab) -> String {
+        "steer) ip -n \(lab.namespace(.router)) route replace $SC_SERVICE_ADDRESS via $SC_TARGET_ADDRESS dev br0; echo ok ;;"
+    }
+
     @Test(arguments: Family.allCases) func `exec: a user's program switches the router, and is started once`(family: Family) throws {
         let stream = try SteeredStream("exec", family)
         let lab = stream.world.lab
-        let script = try program(
-            lab, "steer", "steer) ip -n \(lab.namespace(.router)) route replace $SC_SERVICE_ADDRESS via $SC_TARGET_ADDRESS dev br0; echo ok ;;")
+        let script = try program(lab, "steer", switching(lab))
         try stream.decline(["--steer", "exec:\(script)"])
         try stream.move(["--steer", "exec:\(script)"])
         try stream.move(["--steer", "exec:\(script)"])
@@ -202,5 +206,34 @@ struct SteeringTests {
             ["migrate", String(stream.pid), "--to", "unix:\(stream.world.receiver(on: .b))", "--deadline", "1000", "--steer", "exec:\(script)"]
                 + stream.arguments + ["--exec", "--", "/bin/true"], naming: "the steering program")
         try stream.finish(gap: 1500)
+    }
+
+    // MARK: crash
+
+    @Test(arguments: ["nft-forward", "none", "tunnel", "arp-takeover", "router", "exec"])
+    func `a source that is killed while it holds the packets: another process gives the stream back`(driver: String) throws {
+        let stream = try SteeredStream("crash: \(driver)", .ipv4, split: driver == "tunnel") { lab in
+            if driver == "arp-takeover" { try ownAddress(lab) }
+        }
+        let lab = stream.world.lab
+        var router: Child?
+        var choice = driver
+        if driver == "router" {
+            router = try lab.spawn(in: .router, [TwoHosts.program, "steer-router", "--listen", "\(lab.folder)/router"])
+            try #require(router?.waitForOutputOrError("listening") == true)
+            choice = "router:unix:\(lab.folder)/router"
+        }
+        if driver == "exec" { choice = "exec:\(try program(lab, "steer", switching(lab)))" }
+        try stream.crash(["--steer", choice])
+        if driver == "exec" {
+            let log = readText("\(lab.folder)/steer.log").split(separator: "\n").filter { !$0.hasPrefix("flow") && !$0.hasPrefix("start") }
+            #expect(log.filter { $0 == "freeze" }.count == 1 && log.contains("rollback"), "\(log)")
+        }
+        if driver != "none" {
+            try stream.move(["--steer", choice])
+            try stream.move(["--steer", choice])
+        }
+        router?.terminate()
+        try stream.finish(gap: 5000)
     }
 }

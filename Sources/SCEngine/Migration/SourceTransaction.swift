@@ -112,6 +112,7 @@ final class SourceTransaction {
         capture.unlock()
         steering?.rollBack()
         capture.giveBack()
+        steering?.finish()
         journal?.remove()
         keeper?.dismiss()
     }
@@ -120,6 +121,7 @@ final class SourceTransaction {
     private func giveUp() {
         if local == nil { try? capture.letGo() } else { capture.resume() }
         steering?.rollBack()
+        steering?.finish()
         journal?.remove()
         keeper?.dismiss()
     }

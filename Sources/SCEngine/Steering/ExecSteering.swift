@@ -10,6 +10,7 @@ final class ExecSteering: SourceSteering {
     private let program: LineLink
     /// The verbs that the program has heard, so that none is said twice.
     private var said: Set<String> = []
+    private var isRolledBack = false
 
     init(_ command: String, _ move: SteeringMove) throws(CheckpointError) {
         self.command = command
@@ -70,11 +71,15 @@ final class ExecSteering: SourceSteering {
         try say("release")
     }
 
-    func finish() { inner.finish() }
+    func finish() {
+        if isRolledBack { try? say("rollback") }
+        inner.finish()
+    }
 
+    /// The client does not wait for the program.
     func rollBack() {
-        try? say("rollback")
         inner.rollBack()
+        isRolledBack = true
     }
 
     private func say(_ verb: String) throws(CheckpointError) {

@@ -20,6 +20,7 @@ final class LineLink {
     private let timeout: Int
     private var child: Int32 = 0
     private var buffer: [UInt8] = []
+    private var isSilent = false
 
     /// Starts a program (found by PATH) with the stream as its standard input and output; what it says on standard error goes to this one's.
     /// `timeout` is in milliseconds, for each answer.
@@ -77,7 +78,11 @@ final class LineLink {
     /// Sends a verb (or the empty line) and waits for `ok`.
     func ask(_ verb: String) throws(CheckpointError) {
         try send([verb])
+        // One answer is missing already; what comes next would be taken for the answer to this.
+        guard !isSilent else { throw ended("it did not answer before") }
+        isSilent = true
         let answer = try line()
+        isSilent = false
         if answer == "ok" { return }
         let text = answer.hasPrefix("error ") ? String(answer.dropFirst(6)) : "it answered \"\(answer)\""
         throw CheckpointError(

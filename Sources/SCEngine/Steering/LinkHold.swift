@@ -97,14 +97,12 @@ package final class LinkHold {
         flush()
         try? unhold()
         settle()
-        removeIfUnused()
     }
 
     /// Forgets the flows.
     package func clear() {
         try? apply(remove: Array(present))
         settle()
-        removeIfUnused()
     }
 
     var families: [SocketAddress] {

@@ -15,6 +15,7 @@ final class LinkSteering: SourceSteering {
     private let isSameNamespace: Bool
     /// The flows' packets are passed on for as long as the sessions live.
     private let isLasting: Bool
+    private var isRolledBack = false
 
     /// Everything that takes milliseconds: rules, devices, the target's link address.
     /// `tunnel` is the way to a target that is not on a link.
@@ -105,15 +106,21 @@ final class LinkSteering: SourceSteering {
     }
 
     func finish() {
+        if isRolledBack {
+            hold?.removeIfUnused()
+            return
+        }
         if isLasting { return }
         // Stragglers that were on their way before the path was switched find no RST.
         if !isSameNamespace { pause(microseconds: 20_000) }
         hold?.clear()
+        hold?.removeIfUnused()
         // Nobody sends them here through a tunnel any longer.
         if !isSameNamespace { TunnelEnd.forget(flows, in: namespace) }
     }
 
     func rollBack() {
+        isRolledBack = true
         hold?.rollBack()
         mute?.remove(flows)
     }

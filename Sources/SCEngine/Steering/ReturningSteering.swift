@@ -59,7 +59,10 @@ final class ReturningSteering: TargetSteering {
         try hold?.unhold()
     }
 
-    func finish() { hold?.clear() }
+    func finish() {
+        hold?.clear()
+        hold?.removeIfUnused()
+    }
 
     func giveBack() { hold?.resumeForwarding() }
 }

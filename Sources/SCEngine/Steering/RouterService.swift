@@ -49,7 +49,7 @@ package final class RouterService {
         if !isEnded {
             if isSteered { try? rules?.release() } else { rules?.rollBack() }
         }
-        if isSteered { rules?.finish() }
+        rules?.finish(isMoved: isSteered)
     }
 
     private func obey(_ verb: String) throws(CheckpointError) {
@@ -138,10 +138,13 @@ final class RouterRules {
         hold.settle()
     }
 
-    func finish() {
-        guard isHome else { return }
-        pause(microseconds: 20_000)
-        hold.clear()
+    /// Tidies up; `isMoved`: after a release. Takes tens of milliseconds.
+    func finish(isMoved: Bool) {
+        if isMoved, isHome {
+            pause(microseconds: 20_000)
+            hold.clear()
+        }
+        for hold in [hold, former] { hold?.removeIfUnused() }
     }
 
     /// What an earlier move has set up goes on; what this one has, perhaps in a process that died after `steer`, goes.
