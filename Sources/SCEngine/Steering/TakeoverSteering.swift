@@ -64,6 +64,14 @@ final class AddressKeeper {
         var endpoint = SocketAddress(address, port: 0).endpoint
         let result = cproc_address_add(route.raw, index, &endpoint, Int32(prefix))
         if result != -EEXIST { try check(result, "cannot add the address \(address)/\(prefix)") }
+        // An IPv6 address becomes local on a kernel thread, a little later (addrconf_dad_work).
+        let deadline = Deadline(milliseconds: 500)
+        while !isLocal(address), !deadline.hasPassed { pause(microseconds: 100) }
+    }
+
+    private func isLocal(_ address: IPAddress) -> Bool {
+        var (found, destination) = (cproc_route(), SocketAddress(address, port: 0).endpoint)
+        return cproc_route_get(route.raw, &destination, &found) >= 0 && found.type == 2
     }
 
     /// No error when it is gone already.
