@@ -26,6 +26,16 @@ extension Lab {
             try Lab.ip(
                 namespace(host), lines(of: host, gateway: isSplit && host == .b ? ["10.79.0.1", "fd79::1"] : ["10.77.0.1", "fd77::1"]) + service)
         }
+        for host in Host.allCases { try waitForAddress(of: host) }
+    }
+
+    /// IPv6 addresses become local on a kernel thread, a little later; what is compared with this moment must not see them come.
+    private func waitForAddress(of host: Host) throws(LabError) {
+        let own = host == .router ? "fd78::1" : address(host, .ipv6)
+        let isLocal = eventually(within: .seconds(5)) {
+            (try? self.run(in: host, ["ip", "-6", "route", "show", "table", "local"]).stdout.contains("local \(own) ")) ?? false
+        }
+        guard isLocal else { throw LabError("\(own) does not become local on \(host.rawValue)") }
     }
 
     private func settings(_ host: Host) -> String {

@@ -64,8 +64,9 @@ final class AddressKeeper {
         var endpoint = SocketAddress(address, port: 0).endpoint
         let result = cproc_address_add(route.raw, index, &endpoint, Int32(prefix))
         if result != -EEXIST { try check(result, "cannot add the address \(address)/\(prefix)") }
-        // An IPv6 address becomes local on a kernel thread, a little later (addrconf_dad_work).
-        let deadline = Deadline(milliseconds: 500)
+        // An IPv6 address becomes local on a kernel thread, a little later (addrconf_dad_work); it waits for the lock that the end of any
+        // network namespace holds for a long time.
+        let deadline = Deadline(milliseconds: 5000)
         while !isLocal(address), !deadline.hasPassed { pause(microseconds: 100) }
     }
 
