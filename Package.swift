@@ -17,11 +17,13 @@ var targets: [Target] = [
         name: "SCImage", dependencies: ["CSCImage"],
         swiftSettings: strict + [.strictMemorySafety(), .enableUpcomingFeature("InternalImportsByDefault")]),
     // libnet has no .pc file in Debian, so it is linked by name and used from C only.
-    .target(name: "CProc", cSettings: strictC, linkerSettings: [.linkedLibrary("net")]),
+    .target(name: "CProc", cSettings: strictC, linkerSettings: [.linkedLibrary("net"), .linkedLibrary("seccomp")]),
+    .target(name: "CTLS", cSettings: strictC, linkerSettings: [.linkedLibrary("ssl"), .linkedLibrary("crypto")]),
     .target(name: "SCEngine", dependencies: ["CProc", "SCImage"], swiftSettings: strict),
+    .target(name: "SCAgent", dependencies: ["SCEngine", "SCImage", "CProc", "CTLS"], swiftSettings: strict),
     .executableTarget(
         name: "sc-checkpoint",
-        dependencies: ["SCEngine", "SCImage", "CProc", .product(name: "ArgumentParser", package: "swift-argument-parser")],
+        dependencies: ["SCAgent", "SCEngine", "SCImage", "CProc", .product(name: "ArgumentParser", package: "swift-argument-parser")],
         swiftSettings: strict),
 
     .target(name: "CFloor", dependencies: ["CProc"], path: "Benchmarks/CFloor", cSettings: strictC),
@@ -40,7 +42,10 @@ var targets: [Target] = [
     .testTarget(name: "SCImageTests", dependencies: ["SCImage"], exclude: ["Golden"], swiftSettings: strict),
     .testTarget(name: "SCEngineTests", dependencies: ["SCEngine", "Support"], swiftSettings: strict),
     .testTarget(
-        name: "EndToEndTests", dependencies: ["SCImage", "Support", "sc-checkpoint"], exclude: ["acceptor.py", "cutter.py"], swiftSettings: strict),
+        name: "SCAgentTests", dependencies: ["SCAgent", "SCEngine", "SCImage", "CProc", "Support", "sc-checkpoint"], swiftSettings: strict),
+    .testTarget(
+        name: "EndToEndTests", dependencies: ["SCImage", "SCEngine", "Support", "sc-checkpoint"],
+        exclude: ["acceptor.py", "cutter.py", "stream_acceptor.py"], swiftSettings: strict),
 ]
 
 // libFuzzer brings its own main(), so a normal build must not link this one. See `make fuzz`.

@@ -840,7 +840,7 @@ const ProtobufCMessageDescriptor sc__wire__flow__descriptor =
   NULL,NULL,NULL    /* reserved[123] */
 };
 static const int32_t sc__wire__handover__pid__default_value = 0;
-static const ProtobufCFieldDescriptor sc__wire__handover__field_descriptors[6] =
+static const ProtobufCFieldDescriptor sc__wire__handover__field_descriptors[7] =
 {
   {
     "kind",
@@ -914,6 +914,18 @@ static const ProtobufCFieldDescriptor sc__wire__handover__field_descriptors[6] =
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "service",
+    7,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_BYTES,
+    offsetof(Sc__Wire__Handover, has_service),
+    offsetof(Sc__Wire__Handover, service),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned sc__wire__handover__field_indices_by_name[] = {
   4,   /* field[4] = adapter */
@@ -922,11 +934,12 @@ static const unsigned sc__wire__handover__field_indices_by_name[] = {
   5,   /* field[5] = options */
   2,   /* field[2] = path */
   3,   /* field[3] = pid */
+  6,   /* field[6] = service */
 };
 static const ProtobufCIntRange sc__wire__handover__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 6 }
+  { 0, 7 }
 };
 const ProtobufCMessageDescriptor sc__wire__handover__descriptor =
 {
@@ -936,7 +949,7 @@ const ProtobufCMessageDescriptor sc__wire__handover__descriptor =
   "Sc__Wire__Handover",
   "sc.wire",
   sizeof(Sc__Wire__Handover),
-  6,
+  7,
   sc__wire__handover__field_descriptors,
   sc__wire__handover__field_indices_by_name,
   1,  sc__wire__handover__number_ranges,
@@ -1537,20 +1550,22 @@ const ProtobufCMessageDescriptor sc__wire__living__descriptor =
   (ProtobufCMessageInit) sc__wire__living__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCEnumValue sc__wire__handover_kind__enum_values_by_number[3] =
+static const ProtobufCEnumValue sc__wire__handover_kind__enum_values_by_number[4] =
 {
   { "EXEC", "SC__WIRE__HANDOVER_KIND__EXEC", 1 },
   { "INTO", "SC__WIRE__HANDOVER_KIND__INTO", 2 },
   { "ONTO", "SC__WIRE__HANDOVER_KIND__ONTO", 3 },
+  { "SERVICE", "SC__WIRE__HANDOVER_KIND__SERVICE", 4 },
 };
 static const ProtobufCIntRange sc__wire__handover_kind__value_ranges[] = {
-{1, 0},{0, 3}
+{1, 0},{0, 4}
 };
-static const ProtobufCEnumValueIndex sc__wire__handover_kind__enum_values_by_name[3] =
+static const ProtobufCEnumValueIndex sc__wire__handover_kind__enum_values_by_name[4] =
 {
   { "EXEC", 0 },
   { "INTO", 1 },
   { "ONTO", 2 },
+  { "SERVICE", 3 },
 };
 const ProtobufCEnumDescriptor sc__wire__handover_kind__descriptor =
 {
@@ -1559,9 +1574,9 @@ const ProtobufCEnumDescriptor sc__wire__handover_kind__descriptor =
   "HandoverKind",
   "Sc__Wire__HandoverKind",
   "sc.wire",
-  3,
+  4,
   sc__wire__handover_kind__enum_values_by_number,
-  3,
+  4,
   sc__wire__handover_kind__enum_values_by_name,
   1,
   sc__wire__handover_kind__value_ranges,

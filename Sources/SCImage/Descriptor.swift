@@ -35,7 +35,7 @@ package struct DescriptorSink: ByteSink, Sendable {
 package struct DescriptorSource: ByteSource, Sendable {
     package let fd: Int32
     private let operation: String
-    private let timeout: Int32
+    package var timeout: Int32
 
     /// `operation` names the work in errors. With a `timeout` in milliseconds a non-blocking descriptor that gives nothing for so long is
     /// `.io(ETIMEDOUT)`.

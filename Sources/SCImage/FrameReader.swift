@@ -5,7 +5,7 @@
 /// After `next()` the record's payload is to be taken with exactly one of `message`, `payload` and `skip`.
 package struct FrameReader<Source: ByteSource>: ~Copyable {
     /// Where the bytes come from; the reader may have taken more than it has used.
-    package private(set) var source: Source
+    package var source: Source
     package let preamble: Preamble
     /// Where in the stream the next unused byte is.
     package private(set) var offset: UInt64

@@ -60,6 +60,8 @@ package enum Handover: Equatable, Sendable {
     case into(path: [UInt8])
     /// An unmodified server, by in-place transplant. Options are `key=value`.
     case onto(pid: Int32, adapter: String, options: [String])
+    /// Whoever the target's policy names for this service.
+    case service(name: String)
 }
 
 /// Target to source: the answer to an `Offer`.

@@ -126,6 +126,8 @@ extension Sc__Wire__Handover {
                 texts.append(try unsafe options[index].text("adapter option", at: offset))
             }
             return .onto(pid: unsafe pid, adapter: try unsafe adapter.text("adapter name", at: offset), options: texts)
+        case SC__WIRE__HANDOVER_KIND__SERVICE.rawValue:
+            return .service(name: try unsafe service.text("service name", at: offset))
         default:
             throw .malformed(what: "hand-over of unknown kind \(unsafe kind)", offset: offset)
         }

@@ -200,6 +200,9 @@ extension RecordArena {
             unsafe (message.pointee.has_pid, message.pointee.pid) = (1, pid)
             unsafe (message.pointee.has_adapter, message.pointee.adapter) = try (1, lend(adapter))
             unsafe (message.pointee.n_options, message.pointee.options) = try (options.count, lend(options.map { Array($0.utf8) }))
+        case .service(let name):
+            unsafe message.pointee.kind = SC__WIRE__HANDOVER_KIND__SERVICE.rawValue
+            unsafe (message.pointee.has_service, message.pointee.service) = try (1, lend(name))
         }
         return unsafe message
     }

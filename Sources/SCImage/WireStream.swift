@@ -63,6 +63,12 @@ package struct WireReader<Source: ByteSource>: ~Copyable {
         self.decoder = decoder
     }
 
+    /// Where the bytes come from.
+    package var source: Source {
+        get { frames.source }
+        set { frames.source = newValue }
+    }
+
     /// Bytes used so far.
     package var bytesRead: UInt64 { frames.offset }
 

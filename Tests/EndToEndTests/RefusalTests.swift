@@ -169,7 +169,8 @@ struct RefusalTests {
             [TwoHosts.program, "migrate", String(pair.server.pid), "--port", pair.port, "--to", "unix:\(path)", "--into", socket],
             environment: world.environment(.a))
         #expect(acceptor.waitForOutputOrError("holding"), "\(acceptor.stderr)")
-        kill(receiver.pid, SIGKILL)
+        // The receiver, and the process that it has started for this move.
+        for pid in Lab.processes(in: world.lab.namespace(.b)) where readText("/proc/\(pid)/cmdline").contains("\0receive\0") { kill(pid, SIGKILL) }
         try #expect(mover.wait(timeout: .seconds(15)) == 1)
         #expect(mover.stderr.contains("ECONNRESET"), "\(mover.stderr)")
         unlink(path)

@@ -30,10 +30,11 @@ extension Seeded {
         offer.flows = flows()
         if chance(2) { offer.migration = MigrationID(high: number(UInt64.self), low: next()) }
         if chance(2) { offer.namespace = NamespaceIdentity(device: number(UInt64.self), inode: next(), bootID: bytes(16)) }
-        switch below(4) {
+        switch below(5) {
         case 0: offer.handover = .exec(arguments: list { $0.bytes($0.below(40)) })
         case 1: offer.handover = .into(path: bytes(below(108)))
         case 2: offer.handover = .onto(pid: Int32(truncatingIfNeeded: next()), adapter: text(), options: list { $0.text() })
+        case 3: offer.handover = .service(name: text())
         default: break
         }
         (offer.queueBytes, offer.stateBytes) = (number(UInt64.self), number(UInt64.self))
@@ -121,7 +122,8 @@ extension Seeded {
     @Test func `Impossible messages are refused`() throws {
         for (what, type, payload) in [
             ("a version", .offer, [0x10] + varint(70000) + [0x18, 1]), ("a range", .offer, [0x10, 2, 0x18, 1]),
-            ("no range", .offer, []), ("a hand-over", .offer, [0x10, 1, 0x18, 1] + field(10, [8, 4])),
+            ("no range", .offer, []), ("a hand-over", .offer, [0x10, 1, 0x18, 1] + field(10, [8, 5])),
+            ("a service", .offer, [0x10, 1, 0x18, 1] + field(10, [8, 4] + field(7, [0xff]))),
             ("a flow", .offer, [0x10, 1, 0x18, 1] + field(5, field(1, [1, 2]) + field(2, [1, 2]))),
             ("no answer", .answer, []), ("a prefix", .answer, [8, 1] + field(4, [192, 0, 2, 1, 33])),
             ("an address", .answer, [8, 1] + field(4, [])), ("a text", .failure, field(1, [0xff])),

@@ -18,3 +18,4 @@
 #include "cproc_nft.h"
 #include "cproc_rtnl.h"
 #include "cproc_announce.h"
+#include "cproc_sandbox.h"

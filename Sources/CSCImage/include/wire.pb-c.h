@@ -43,7 +43,11 @@ typedef enum _Sc__Wire__HandoverKind {
   /*
    * An unmodified server, by in-place transplant: pid, adapter, options.
    */
-  SC__WIRE__HANDOVER_KIND__ONTO = 3
+  SC__WIRE__HANDOVER_KIND__ONTO = 3,
+  /*
+   * Whoever the target's policy names for this service: service.
+   */
+  SC__WIRE__HANDOVER_KIND__SERVICE = 4
     PROTOBUF_C__FORCE_ENUM_TO_BE_INT_SIZE(SC__WIRE__HANDOVER_KIND)
 } Sc__Wire__HandoverKind;
 typedef enum _Sc__Wire__StandingState {
@@ -197,10 +201,15 @@ struct  Sc__Wire__Handover
    */
   size_t n_options;
   ProtobufCBinaryData *options;
+  /*
+   * SERVICE: the service's name in the target's policy.
+   */
+  protobuf_c_boolean has_service;
+  ProtobufCBinaryData service;
 };
 #define SC__WIRE__HANDOVER__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&sc__wire__handover__descriptor) \
-    , 0, 0,NULL, 0, {0,NULL}, 0, 0, 0, {0,NULL}, 0,NULL }
+    , 0, 0,NULL, 0, {0,NULL}, 0, 0, 0, {0,NULL}, 0,NULL, 0, {0,NULL} }
 
 
 /*

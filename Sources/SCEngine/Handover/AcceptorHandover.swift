@@ -13,6 +13,7 @@ package final class AcceptorHandover: HandoverDriver {
     private let deadline: Int
     private var connection: SharedDescriptor?
     private var pid: Int32 = 0
+    private var offers: [SessionOffer] = []
 
     /// `deadline` is the time in milliseconds that the acceptor has for each answer.
     package init(path: String, in namespace: NetworkNamespace, deadline: Int = 5000) {
@@ -22,6 +23,7 @@ package final class AcceptorHandover: HandoverDriver {
 
     package func prepare(_ offers: [SessionOffer]) throws(CheckpointError) {
         try refuseHeldFlows(offers, in: namespace)
+        self.offers = offers
         let connection = try connect()
         self.connection = connection
         var (uid, gid): (UInt32, UInt32) = (0, 0)
@@ -64,9 +66,25 @@ package final class AcceptorHandover: HandoverDriver {
 
     package func activate() throws(CheckpointError) { try fresh.activate() }
 
+    /// An acceptor that has ended since it said ready has read nothing, so its successor on the same path may have the sessions just as well.
     package func deliver() throws(CheckpointError) -> Int32 {
-        try send(AcceptorRequest(type: "go"))
-        return pid
+        let deadline = Deadline(milliseconds: self.deadline)
+        while true {
+            do throws(CheckpointError) {
+                try send(AcceptorRequest(type: "go"))
+                // Whoever closes before it is told to go has gone; what it sends later nobody waits for.
+                return pid
+            } catch {
+                guard !deadline.hasPassed else { throw error }
+                pause(microseconds: 5000)
+                try? offerAgain()
+            }
+        }
+    }
+
+    private func offerAgain() throws(CheckpointError) {
+        try prepare(offers)
+        try consent()
     }
 
     package func cleanUp() { fresh.register(pid: pid) }

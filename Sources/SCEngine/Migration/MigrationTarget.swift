@@ -54,6 +54,8 @@ package final class MigrationTarget {
     }
 
     private func receive(_ offer: Offer) throws(CheckpointError) -> Summary? {
+        // A source that has waited this long for an answer asks how the move stands, and this end had better know.
+        if offer.deadlineMilliseconds > 0 { link.limitSilence(to: Int(offer.deadlineMilliseconds)) }
         let driver: any HandoverDriver
         let namespace: NetworkNamespace
         do throws(CheckpointError) {
@@ -241,6 +243,10 @@ package func makeHandover(
     case .into(let path):
         let namespace = try NetworkNamespace.current()
         return (AcceptorHandover(path: String(decoding: path, as: UTF8.self), in: namespace, deadline: max(1000, deadline)), namespace)
+    case .service(let name):
+        throw CheckpointError(
+            "\(hostName()) cannot receive for service \(name)", why: "no policy says who serves it here", errno: ENOENT,
+            advice: "Name the receiver: --exec, --into or --onto")
     case .onto(let pid, let adapter, _):
         return (try TransplantHandover(pid: pid, adapter: adapter), try NetworkNamespace.of(pid: pid))
     }

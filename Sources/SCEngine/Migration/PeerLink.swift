@@ -112,6 +112,9 @@ package final class PeerLink {
         }
     }
 
+    /// How long the peer may be silent from now on, in milliseconds.
+    func limitSilence(to milliseconds: Int) { reader.source.timeout = Int32(clamping: milliseconds) }
+
     package func send(_ message: WireMessage) throws(CheckpointError) {
         do throws(ImageError) { try writer.write(message) } catch { throw Self.translate(error, peer) }
     }

@@ -36,6 +36,7 @@ struct Migrate: ParsableCommand {
     @Option(name: .long, help: ArgumentHelp("The remote shell.", valueName: "COMMAND")) var rsh = "ssh"
     @Option(name: .long, help: ArgumentHelp("The tool on the target.", valueName: "PROGRAM")) var remoteProgram = "sc-checkpoint"
     @Flag(name: .long, help: "Ask the target, and move nothing.") var dryRun = false
+    @Option(name: .long, help: ArgumentHelp("Write a page for a person: timeline, sessions, what failed.", valueName: "FILE")) var report: String?
     @Flag(name: .long, help: "One JSON document.") var json = false
 
     private struct Document: Encodable {
@@ -56,11 +57,35 @@ struct Migrate: ParsableCommand {
 
     func run() throws {
         let request = try makeRequest()
+        guard let report else { return tell(try move(request, nil)) }
+        let recorder = try ReportRecorder(report, request, pid: pid)
+        do {
+            let result = try move(request, recorder)
+            // The sessions have moved: a full disk does not make that a failure.
+            note { () throws(CheckpointError) in try recorder.finish(result, dryRun: dryRun) }
+            tell(result)
+        } catch let error as CheckpointError {
+            note { () throws(CheckpointError) in try recorder.finish(error) }
+            throw error
+        }
+    }
+
+    private func move(_ request: MigrationRequest, _ recorder: ReportRecorder?) throws -> MigrationResult {
         let root = try TargetProcess(pid: pid)
-        let source = try MigrationSource(request, of: root, filters.filter(all: all)) { stage in
+        let filter = try filters.filter(all: all)
+        recorder?.found(root, filter)
+        let source = try MigrationSource(request, of: root, filter) { stage in
+            recorder?.began(stage)
             Terminal.progress("\(stage.rawValue): \(stage.row.source)")
         }
-        let result = try source.run()
+        return try source.run()
+    }
+
+    private func note(_ write: () throws(CheckpointError) -> Void) {
+        do throws(CheckpointError) { try write() } catch { Terminal.note(error.description) }
+    }
+
+    private func tell(_ result: MigrationResult) {
         Terminal.clearProgress()
         json ? printDocument(result) : printTimeline(result)
     }
