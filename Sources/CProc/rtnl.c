@@ -136,6 +136,30 @@ int cproc_addresses(int netlink, int (*each)(const struct cproc_endpoint *addres
     return answer == NETLINK_INTERRUPTED ? -EAGAIN : answer;
 }
 
+static int change_address(int netlink, uint16_t type, uint16_t flags, int ifindex, const struct cproc_endpoint *address, int prefix) {
+    size_t length = address_length(address->family);
+    if (length == 0)
+        return -EAFNOSUPPORT;
+    struct netlink_request request;
+    struct ifaddrmsg *message = netlink_begin(&request, type, flags, sizeof *message);
+    *message = (struct ifaddrmsg){.ifa_family = (uint8_t)address->family,
+                                  .ifa_prefixlen = (uint8_t)prefix,
+                                  .ifa_flags = IFA_F_NODAD,
+                                  .ifa_scope = ifindex == LOOPBACK_INTERFACE ? RT_SCOPE_HOST : RT_SCOPE_UNIVERSE,
+                                  .ifa_index = (uint32_t)ifindex};
+    netlink_put(&request, IFA_LOCAL, address->address, length);
+    netlink_put(&request, IFA_ADDRESS, address->address, length);
+    return netlink_talk(netlink, &request, NULL, NULL);
+}
+
+int cproc_address_add(int netlink, int ifindex, const struct cproc_endpoint *address, int prefix) {
+    return change_address(netlink, RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, ifindex, address, prefix);
+}
+
+int cproc_address_delete(int netlink, int ifindex, const struct cproc_endpoint *address, int prefix) {
+    return change_address(netlink, RTM_DELADDR, 0, ifindex, address, prefix);
+}
+
 /// "fwmark MARK lookup TABLE", to be added or deleted.
 static int mark_rule(int netlink, uint16_t type, uint16_t flags, uint16_t family, uint32_t mark, uint32_t table, uint32_t priority) {
     struct netlink_request request;

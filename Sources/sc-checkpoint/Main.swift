@@ -18,7 +18,7 @@ struct SCCheckpoint: ParsableCommand {
         version: toolVersion,
         subcommands: [
             Check.self, Inspect.self, Snapshot.self, Restore.self, Migrate.self, Release.self, Resume.self, Receive.self, Recover.self, Show.self,
-            Verify.self, Peers.self, TLSEnd.self,
+            Verify.self, Peers.self, TLSEnd.self, SteerRouter.self,
         ])
 }
 

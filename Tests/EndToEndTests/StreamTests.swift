@@ -83,36 +83,6 @@ struct MovedStreamTests {
         server.terminate()
         try world.finish()
     }
-
-    @Test func `a user's program steers`() throws {
-        let world = try TwoHosts()
-        let capture = try Capture(world.lab)
-        let script = "\(world.lab.folder)/steer"
-        try writeFile(
-            script,
-            """
-            #!/bin/sh
-            echo "$1 $SC_TARGET_ADDRESS $(cat)" >> \(world.lab.folder)/steer.log
-            [ "$1" = steer ] && ip -n \(world.lab.namespace(.router)) route replace $SC_SERVICE_ADDRESS via $SC_TARGET_ADDRESS
-            exit 0
-
-            """, mode: 0o755)
-        let (server, client) = try start(world, .ipv4, ["--rate", "3000000"], ["--rate", "3000000", "--seconds", "300"])
-        usleep(500_000)
-        let result = try world.migrate(
-            server.pid, from: .a, to: .b, ["--peer", world.lab.address(.client, .ipv4), "--steer", "exec:\(script)"] + adopter(world))
-        #expect(result.migrated == 1)
-        usleep(500_000)
-        client.signal(SIGUSR1)
-        try #expect(client.wait(timeout: .seconds(20)) == 0, "\(client.stdout)\(client.stderr)")
-        try #expect(StreamReport(client.stdout).mismatch == -1)
-        #expect(capture.stop().resetsToClient == 0)
-        let log = readText("\(world.lab.folder)/steer.log")
-        #expect(log.contains("freeze") && log.contains("steer 10.77.0.12 10.78.0.2"), "\(log)")
-        try world.lab.routeService(to: .a)
-        server.terminate()
-        try world.finish()
-    }
 }
 
 /// What `inspect --json` prints.

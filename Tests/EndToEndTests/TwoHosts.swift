@@ -23,8 +23,8 @@ final class TwoHosts {
     private var receivers: [Lab.Host: Child] = [:]
 
     /// `prepare` sets up what belongs to the machines and not to the test.
-    init(_ prepare: (Lab) throws -> Void = { _ in }) throws {
-        lab = try Lab()
+    init(split: Bool = false, _ prepare: (Lab) throws -> Void = { _ in }) throws {
+        lab = try Lab(split: split)
         try prepare(lab)
         clean = try Leftovers.snapshot(of: lab)
     }

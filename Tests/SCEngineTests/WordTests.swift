@@ -28,8 +28,9 @@ import Testing
     }
 
     @Test func `steering drivers have names`() {
-        for text in ["none", "nft-forward", "exec:/bin/steer"] { #expect(SteeringChoice(text)?.name == text) }
-        for text in ["", "exec:", "nft"] { #expect(SteeringChoice(text) == nil) }
+        for text in ["none", "nft-forward", "tunnel", "arp-takeover", "arp-takeover,force", "router:unix:/run/r", "router:root@r", "exec:/bin/steer"]
+        { #expect(SteeringChoice(text)?.name == text) }
+        for text in ["", "exec:", "nft", "router:", "router:-x", "arp-takeover,", "tunnel:x"] { #expect(SteeringChoice(text) == nil) }
     }
 
     @Test func `an error says what, why, the errno's name, and what to do`() {

@@ -5,7 +5,7 @@
 //     fd78::2      fd78::1     fd77::1
 //
 // The service address 10.77.0.100 / fd77::100 is on the loopback of both hosts, so neither answers ARP or neighbour discovery for it;
-// the router sends it to A until `routeService(to:)` says otherwise.
+// the router sends it to A until `routeService(to:)` says otherwise. In a split lab B is on a subnet of its own: 10.79.0.12, fd79::12 on br1.
 
 internal import CSupport
 internal import Glibc
@@ -27,6 +27,8 @@ public final class Lab: Sendable {
     public let prefix: String
     /// A folder for the lab's files, removed with it.
     public let folder: String
+    /// B is on another subnet than A, behind the same router.
+    public let isSplit: Bool
     let state: Mutex<State>
 
     struct State {
@@ -38,8 +40,9 @@ public final class Lab: Sendable {
     }
 
     /// Builds a lab that belongs to this process and ends with it.
-    public convenience init() throws(LabError) {
-        try self.init(prefix: "scl" + String(UInt32.random(in: 0x100000...0xffffff), radix: 16), owner: getpid(), guarded: true)
+    public convenience init(split: Bool = false) throws(LabError) {
+        let number = UInt32.random(in: 0x100000...0xffffff)
+        try self.init(prefix: "scl" + String(number, radix: 16), owner: getpid(), guarded: true, split: split)
     }
 
     /// Builds a lab with this name that stays until `Lab.remove(prefix:)`; this object only describes it.
@@ -50,8 +53,9 @@ public final class Lab: Sendable {
     }
 
     /// `owner` is the process whose end allows `sweep()` to remove the lab; 0 is nobody.
-    init(prefix: String, owner: pid_t, guarded: Bool) throws(LabError) {
+    init(prefix: String, owner: pid_t, guarded: Bool, split: Bool = false) throws(LabError) {
         self.prefix = prefix
+        isSplit = split
         folder = "/tmp/\(prefix)"
         state = Mutex(State())
         guard geteuid() == 0 else { throw LabError("a lab needs root: it makes network namespaces") }
@@ -93,8 +97,8 @@ public final class Lab: Sendable {
         case (.router, .ipv6): "fd77::1"
         case (.a, .ipv4): "10.77.0.11"
         case (.a, .ipv6): "fd77::11"
-        case (.b, .ipv4): "10.77.0.12"
-        case (.b, .ipv6): "fd77::12"
+        case (.b, .ipv4): isSplit ? "10.79.0.12" : "10.77.0.12"
+        case (.b, .ipv6): isSplit ? "fd79::12" : "fd77::12"
         }
     }
 
@@ -112,7 +116,7 @@ public final class Lab: Sendable {
     public func routeService(to host: Host) throws(LabError) {
         try Lab.ip(
             namespace(.router),
-            Family.allCases.map { "route replace \(serviceAddress($0)) via \(address(host, $0)) dev br0" })
+            Family.allCases.map { "route replace \(serviceAddress($0)) via \(address(host, $0)) dev \(isSplit && host == .b ? "br1" : "br0")" })
     }
 
     /// Sets a value below /proc/sys/net as the machine sees it, e.g. `setting(.a, "ipv4/tcp_sack", "0")`.

@@ -23,8 +23,19 @@ extension Lab {
         try Lab.ip(namespace(.client), lines(of: .client, gateway: ["10.78.0.1", "fd78::1"]))
         for host in [Host.a, .b] {
             let service = ["address add \(serviceAddress(.ipv4)) dev lo", "address add \(serviceAddress(.ipv6)) dev lo nodad"]
-            try Lab.ip(namespace(host), lines(of: host, gateway: ["10.77.0.1", "fd77::1"]) + service)
+            try Lab.ip(
+                namespace(host), lines(of: host, gateway: isSplit && host == .b ? ["10.79.0.1", "fd79::1"] : ["10.77.0.1", "fd77::1"]) + service)
         }
+        for host in Host.allCases { try waitForAddress(of: host) }
+    }
+
+    /// IPv6 addresses become local on a kernel thread, a little later; what is compared with this moment must not see them come.
+    private func waitForAddress(of host: Host) throws(LabError) {
+        let own = host == .router ? "fd78::1" : address(host, .ipv6)
+        let isLocal = eventually(within: .seconds(5)) {
+            (try? self.run(in: host, ["ip", "-6", "route", "show", "table", "local"]).stdout.contains("local \(own) ")) ?? false
+        }
+        guard isLocal else { throw LabError("\(own) does not become local on \(host.rawValue)") }
     }
 
     private func settings(_ host: Host) -> String {
@@ -50,16 +61,17 @@ extension Lab {
 
     /// The router with the switch in it, and the far ends of all links.
     private var routerLines: [String] {
-        [
+        (isSplit ? ["link add br1 address 02:79:00:00:00:01 type bridge mcast_snooping 0"] : []) + [
             "link set lo up",
             "link add br0 address 02:77:00:00:00:01 type bridge mcast_snooping 0",
             "link add eth1 address 02:78:00:00:00:01 type veth peer name eth0 address 02:78:00:00:00:02 netns \(namespace(.client))",
             "link add port-a address 02:77:00:00:01:11 type veth peer name eth0 address 02:77:00:00:00:11 netns \(namespace(.a))",
             "link add port-b address 02:77:00:00:01:12 type veth peer name eth0 address 02:77:00:00:00:12 netns \(namespace(.b))",
-            "link set port-a master br0 up", "link set port-b master br0 up", "link set br0 up", "link set eth1 up",
+            "link set port-a master br0 up", "link set port-b master \(isSplit ? "br1" : "br0") up", "link set br0 up", "link set eth1 up",
             "address add 10.77.0.1/24 dev br0", "address add fd77::1/64 dev br0 nodad",
             "address add 10.78.0.1/24 dev eth1", "address add fd78::1/64 dev eth1 nodad",
-        ] + Family.allCases.map { "route add \(serviceAddress($0)) via \(address(.a, $0)) dev br0" }
+        ] + (isSplit ? ["link set br1 up", "address add 10.79.0.1/24 dev br1", "address add fd79::1/64 dev br1 nodad"] : [])
+            + Family.allCases.map { "route add \(serviceAddress($0)) via \(address(.a, $0)) dev br0" }
     }
 
     /// Loopback, the one link with its addresses, and the default routes.

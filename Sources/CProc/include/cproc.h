@@ -17,5 +17,6 @@
 #include "cproc_inject.h"
 #include "cproc_nft.h"
 #include "cproc_rtnl.h"
+#include "cproc_announce.h"
 #include "cproc_sandbox.h"
 #include "cproc_capabilities.h"

@@ -26,6 +26,11 @@ int cproc_route_get(int netlink, const struct cproc_endpoint *destination, struc
 /// anything else is returned in the end. EAGAIN: addresses changed meanwhile, ask again.
 int cproc_addresses(int netlink, int (*each)(const struct cproc_endpoint *address, int prefix, int ifindex, void *context), void *context);
 
+/// Adds an address with its prefix length to interface `ifindex`, usable at once (no duplicate address detection), or removes it. EEXIST:
+/// the interface has it; EADDRNOTAVAIL: it has not.
+int cproc_address_add(int netlink, int ifindex, const struct cproc_endpoint *address, int prefix);
+int cproc_address_delete(int netlink, int ifindex, const struct cproc_endpoint *address, int prefix);
+
 /// A policy rule "packets with fwmark `mark` look up `table`" with priority `priority`, and in that table "everything is local, dev lo":
 /// with it a transparent socket can speak to a server on this host under a client's address. `family` AF_INET or AF_INET6. Adding twice is
 /// not an error, nor is deleting what is not there.

@@ -83,8 +83,10 @@ package final class SourceRecovery {
     /// Nobody has the sessions any longer; the kernel answers their clients with RST.
     private func giveUp() throws(CheckpointError) -> RecoveryOutcome {
         try? end()
-        try adoptSteering()?.rollBack()
+        let steering = try adoptSteering()
+        steering?.rollBack()
         continueHolders()
+        steering?.finish()
         journal.remove()
         return .lost
     }
@@ -120,6 +122,7 @@ package final class SourceRecovery {
         steering?.rollBack()
         for socket in sockets where !content.has(.letGo) { socket.askForWindow() }
         continueHolders()
+        steering?.finish()
         journal.remove()
         return sockets.isEmpty ? .lost : .returned
     }

@@ -39,7 +39,7 @@ final class SourceTransaction {
             flows: capture.flows, namespace: capture.namespace,
             targetAddresses: request.via.map { [AddressPrefix($0, length: $0.isIPv6 ? 128 : 32)] } ?? answer.addresses, targetName: answer.host)
         (move.isReturning, move.isSameNamespace) = (answer.isReturning, answer.isSameNamespace)
-        move.deadline = request.deadline
+        (move.deadline, move.shell, move.program) = (request.deadline, request.shell, request.program)
         let steering = try makeSourceSteering(request.steering, for: move)
         self.steering = steering
         try journal?.note(.steered, steering.record, durably: true)
@@ -112,6 +112,7 @@ final class SourceTransaction {
         capture.unlock()
         steering?.rollBack()
         capture.giveBack()
+        steering?.finish()
         journal?.remove()
         keeper?.dismiss()
     }
@@ -120,6 +121,7 @@ final class SourceTransaction {
     private func giveUp() {
         if local == nil { try? capture.letGo() } else { capture.resume() }
         steering?.rollBack()
+        steering?.finish()
         journal?.remove()
         keeper?.dismiss()
     }

@@ -3,69 +3,86 @@
 import Glibc
 import SCImage
 
-/// Runs the program once for each verb, with the flows on its standard input.
+/// Starts the program once, before anything is frozen, and tells it one verb after the other (`LineLink`).
 final class ExecSteering: SourceSteering {
     private let inner: LinkSteering
     private let command: String
-    private let flows: [Flow]
-    private let environment: [String]
-    private let namespace: NetworkNamespace
+    private let program: LineLink
+    /// The verbs that the program has heard, so that none is said twice.
+    private var said: Set<String> = []
+    private var isRolledBack = false
 
     init(_ command: String, _ move: SteeringMove) throws(CheckpointError) {
         self.command = command
-        flows = move.flows
-        namespace = move.namespace
         let nextHop = move.isSameNamespace ? nil : try LinkSteering.nextHop(for: move)
-        environment =
-            currentEnvironment() + [
-                "SC_SOURCE_HOST=\(hostName())", "SC_TARGET_HOST=\(move.targetName)", "SC_TARGET_ADDRESS=\(nextHop?.description ?? "")",
-                "SC_SERVICE_ADDRESS=\(flows.first?.service.address.description ?? "")",
-            ]
-        let found = try runCommand(["/bin/sh", "-c", "command -v \"$0\"", command], in: namespace)
-        guard found.status == 0 else {
-            throw CheckpointError("cannot start the steering program \(command)", result: Int(-ENOENT), advice: "Give its full path")
-        }
+        let variables = [
+            "SC_SOURCE_HOST=\(hostName())", "SC_TARGET_HOST=\(move.targetName)", "SC_TARGET_ADDRESS=\(nextHop?.description ?? "")",
+            "SC_SERVICE_ADDRESS=\(move.flows.first?.service.address.description ?? "")",
+        ]
+        program = try Self.start(command, variables, move.flows, in: move.namespace, deadline: move.deadline)
+        self.variables = variables
         inner = try LinkSteering(move, lasting: false)
     }
 
-    var record: [String: String] { inner.record.merging(["command": command]) { $1 } }
+    /// The program is started again, and hears `rollback`, or `steer` and `release`, perhaps for the second time.
+    init(adopting record: [String: String], flows: [Flow], in namespace: NetworkNamespace) throws(CheckpointError) {
+        command = record["command"] ?? ""
+        variables = record.keys.sorted().filter { $0.hasPrefix("SC_") }.map { "\($0)=\(record[$0]!)" }
+        program = try Self.start(command, variables, flows, in: namespace, deadline: 10_000)
+        inner = try LinkSteering(adopting: record, flows: flows, in: namespace)
+    }
+
+    private let variables: [String]
+
+    private static func start(
+        _ command: String, _ variables: [String], _ flows: [Flow], in namespace: NetworkNamespace, deadline: Int
+    ) throws(CheckpointError) -> LineLink {
+        let program = try LineLink(
+            starting: [command], named: "the steering program \(command)", in: namespace, environment: currentEnvironment() + variables,
+            timeout: deadline)
+        try program.send(flows.map(\.line) + [""])
+        return program
+    }
+
+    var record: [String: String] {
+        var record = inner.record
+        record["driver"] = "exec"
+        record["command"] = command
+        for variable in variables {
+            let parts = variable.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
+            record[String(parts[0])] = String(parts[1])
+        }
+        return record
+    }
 
     func freeze() throws(CheckpointError) {
         try inner.freeze()
-        try run("freeze")
+        try say("freeze")
     }
 
     func steer() throws(CheckpointError) {
         try inner.steer()
-        try run("steer")
+        try say("steer")
     }
 
-    func release() throws(CheckpointError) { try inner.release() }
+    /// What was parked here goes first: it is older than what the program lets go.
+    func release() throws(CheckpointError) {
+        try inner.release()
+        try say("release")
+    }
 
     func finish() {
+        if isRolledBack { try? say("rollback") }
         inner.finish()
-        try? run("release")
     }
 
+    /// The client does not wait for the program.
     func rollBack() {
-        try? run("rollback")
         inner.rollBack()
+        isRolledBack = true
     }
 
-    private func run(_ verb: String) throws(CheckpointError) {
-        let lines = flows.map { "\($0.client.address) \($0.client.port) \($0.service.address) \($0.service.port)\n" }.joined()
-        let result = try runCommand(["/bin/sh", "-c", "exec \"$0\" \"$1\"", command, verb], input: lines, in: namespace, environment: environment)
-        guard result.status == 0 else {
-            let line = result.errors.split(separator: "\n").first.map(String.init) ?? "exit status \(result.status)"
-            throw CheckpointError(
-                "the steering program failed at \"\(verb)\"", why: line, errno: ECANCELED, advice: "It has to end with status 0: \(command)")
-        }
+    private func say(_ verb: String) throws(CheckpointError) {
+        if said.insert(verb).inserted { try program.ask(verb) }
     }
-}
-
-/// uname(2)'s nodename.
-package func hostName() -> String {
-    var name = [CChar](repeating: 0, count: 256)
-    gethostname(&name, name.count)
-    return String(decoding: name.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
 }

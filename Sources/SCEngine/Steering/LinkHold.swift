@@ -22,9 +22,9 @@ package final class LinkHold {
     var formerHop: IPAddress?
 
     /// Loads rules and devices into the namespace, where they are not there yet. `nextHop` is the target's address on the link.
-    /// Nothing happens to any packet before `freeze`. `lock` is this move's; `rules` are those of a former process or move, if there is one.
+    /// `egress` is the device to it where the route does not say it. Nothing happens to any packet before `freeze`. `lock` is this move's; `rules` are those of a former process or move, if there is one.
     init(
-        in namespace: NetworkNamespace, flows: [Flow], nextHop: IPAddress?, lock: StateLock, rules known: LinkRules? = nil
+        in namespace: NetworkNamespace, flows: [Flow], nextHop: IPAddress?, egress: String? = nil, lock: StateLock, rules known: LinkRules? = nil
     ) throws(CheckpointError) {
         self.namespace = namespace
         self.flows = flows
@@ -34,16 +34,19 @@ package final class LinkHold {
             try namespace.run { () throws(CheckpointError) in try check(cproc_nft_open(), "cannot talk to nf_tables") })
         let route = OwnedDescriptor(
             try namespace.run { () throws(CheckpointError) in try check(cproc_rtnl_open(), "cannot talk to rtnetlink") })
-        rules = if let known { known } else { try LinkRules(for: flows, nextHop: nextHop, in: namespace, route: route.raw) }
+        rules = if let known { known } else { try LinkRules(for: flows, nextHop: nextHop, egress: egress, in: namespace, route: route.raw) }
         self.route = route
         holdIndex = try Self.load(rules, in: namespace)
-        if let nextHop { Self.resolve(nextHop, in: namespace) }
+        if known == nil, egress == nil, let nextHop { Self.resolve(nextHop, in: namespace) }
     }
 
     // MARK: Changes, each one transaction
 
     /// Packets of the flows stop in both directions: the client's are parked, this host's answers vanish.
     package func freeze() throws(CheckpointError) { try apply(add: ["mute", "hold"]) }
+
+    /// The client's packets are parked; answers of others pass (on a router).
+    func park() throws(CheckpointError) { try apply(add: ["hold"]) }
 
     /// What comes out of the parking goes to the target.
     package func relay() throws(CheckpointError) { try apply(add: ["relay"]) }
@@ -62,9 +65,9 @@ package final class LinkHold {
 
     /// Passes the flows on again as before `retake`, what was parked meanwhile first.
     package func resumeForwarding() {
-        try? apply(add: ["relay"])
+        try? apply(add: ["relay"], hop: formerHop)
         flush()
-        try? apply(add: ["fwd"])
+        try? apply(add: ["fwd"], hop: formerHop)
         settle()
     }
 
@@ -94,14 +97,12 @@ package final class LinkHold {
         flush()
         try? unhold()
         settle()
-        removeIfUnused()
     }
 
     /// Forgets the flows.
     package func clear() {
         try? apply(remove: Array(present))
         settle()
-        removeIfUnused()
     }
 
     var families: [SocketAddress] {
@@ -111,13 +112,13 @@ package final class LinkHold {
         return result
     }
 
-    private func apply(add: [String] = [], remove: [String] = []) throws(CheckpointError) {
+    private func apply(add: [String] = [], remove: [String] = [], hop: IPAddress? = nil) throws(CheckpointError) {
         let added = add.filter { !present.contains($0) }
         let removed = remove.filter { present.contains($0) }
         var changes: [cproc_nft_change] = []
         // Set by set: neighbouring changes of one set share a netlink message.
         for name in added {
-            let hop = name == "fwd" || name == "relay" ? nextHop ?? formerHop : nil
+            let hop = name == "fwd" || name == "relay" ? hop ?? nextHop ?? formerHop : nil
             changes += flows.map { $0.change(name, add: true, nextHop: hop) }
         }
         for name in removed { changes += flows.map { $0.change(name, add: false) } }

@@ -6,7 +6,7 @@ import SCImage
 
 extension LinkRules {
     /// The devices that the flows' clients, and the next hop, are reached over.
-    init(for flows: [Flow], nextHop: IPAddress?, in namespace: NetworkNamespace, route: Int32) throws(CheckpointError) {
+    init(for flows: [Flow], nextHop: IPAddress?, egress: String? = nil, in namespace: NetworkNamespace, route: Int32) throws(CheckpointError) {
         var ingress: Set<String> = []
         for client in Set(flows.map(\.client.address)) { ingress.insert(try deviceToward(client, in: namespace, route: route)) }
         guard ingress.count == 1, let only = ingress.first else {
@@ -19,8 +19,10 @@ extension LinkRules {
             throw CheckpointError(
                 "cannot hold a flow of the loopback device", why: "its packets never cross a link", errno: EOPNOTSUPP, advice: "Use --steer none")
         }
-        let egress: String = if let nextHop { try deviceToward(nextHop, in: namespace, route: route) } else { only }
-        self.init(ingress: only, egress: egress)
+        let egress: String = if let egress { egress } else if let nextHop { try deviceToward(nextHop, in: namespace, route: route) } else { only }
+        // An earlier move's source may send them through a tunnel; the answers take the route.
+        let isTunnelled = try TunnelEnd.carries(flows, in: namespace)
+        self.init(ingress: isTunnelled ? TunnelEnd.device : only, egress: egress, answers: only)
     }
 }
 
@@ -70,7 +72,7 @@ extension LinkHold {
     /// Which of the flows the namespace passes on today, from an earlier move, and by which rules.
     static func forwarded(_ flows: [Flow], in namespace: NetworkNamespace) throws(CheckpointError) -> (rules: LinkRules, flows: [Flow])? {
         for rules in try tables(in: namespace) {
-            let elements = try elements(of: "fwd", in: rules.table, namespace)
+            let elements = try elements(of: "fwd", isMap: true, in: rules.table, namespace)
             let found = flows.filter { elements[$0.key] != nil }
             if !found.isEmpty { return (rules, found) }
         }
@@ -81,7 +83,7 @@ extension LinkHold {
     func discover() throws(CheckpointError) {
         present = []
         for name in LinkRules.sets {
-            let elements = try Self.elements(of: name, in: rules.table, namespace)
+            let elements = try Self.elements(of: name, isMap: name == "fwd" || name == "relay", in: rules.table, namespace)
             guard flows.allSatisfy({ elements[$0.key] != nil }) else { continue }
             present.insert(name)
             if let hop = flows.first.flatMap({ elements[$0.key] }).flatMap({ IPAddress($0) }) { formerHop = hop }
@@ -93,11 +95,12 @@ extension LinkHold {
     }
 
     /// The elements of a set or map for both families: key and value (empty in a set) as nft prints them.
-    private static func elements(of name: String, in table: String, _ namespace: NetworkNamespace) throws(CheckpointError) -> [Substring: Substring] {
+    static func elements(
+        of name: String, isMap: Bool, in table: String, _ namespace: NetworkNamespace
+    ) throws(CheckpointError) -> [Substring: Substring] {
         var result: [Substring: Substring] = [:]
         for family in ["4", "6"] {
-            let kind = name == "fwd" || name == "relay" ? "map" : "set"
-            let text = try runCommand(["nft", "list", kind, "netdev", table, name + family], in: namespace).output
+            let text = try runCommand(["nft", "list", isMap ? "map" : "set", "netdev", table, name + family], in: namespace).output
             guard let start = text.firstRange(of: "elements = {")?.upperBound else { continue }
             for element in text[start...].prefix(while: { $0 != "}" }).split(separator: ",") {
                 let words = element.split { $0 == " " || $0 == "\n" || $0 == "\t" }
@@ -115,7 +118,9 @@ extension LinkHold {
             !text.contains("elements = {")
         else { return }
         _ = try? runCommand(["nft", "delete", "table", "netdev", rules.table], in: namespace)
-        guard let left = try? Self.tables(in: namespace), left.isEmpty else { return }
+        guard let left = try? Self.tables(in: namespace) else { return }
+        TunnelStart.removeUnused(in: namespace)
+        guard left.isEmpty else { return }
         _ = try? runCommand(["ip", "link", "delete", LinkRules.holdDevice], in: namespace)
     }
 }

@@ -2,25 +2,32 @@
 
 /// One table for each pair of devices: packets arrive on `ingress`, and leave for the target on `egress`. Only set elements change afterwards.
 struct LinkRules: Equatable {
-    /// Where the client's packets arrive, and where this host answers them.
+    /// Where the client's packets arrive.
     let ingress: String
     /// Where packets leave for the target.
     let egress: String
+    /// Where this host answers the client: the same device, unless the packets come out of a tunnel.
+    let answers: String
 
-    init(ingress: String, egress: String) { (self.ingress, self.egress) = (ingress, egress) }
+    init(ingress: String, egress: String, answers: String? = nil) {
+        (self.ingress, self.egress, self.answers) = (ingress, egress, answers ?? ingress)
+    }
 
     /// From a table's name; nil when it is not this tool's.
     init?(table: some StringProtocol) {
         guard table.hasPrefix(Self.prefix) else { return nil }
         let devices = table.dropFirst(Self.prefix.count).split(separator: Self.separator)
-        guard devices.count == 2 else { return nil }
-        self.init(ingress: String(devices[0]), egress: String(devices[1]))
+        guard devices.count == 2 || devices.count == 3 else { return nil }
+        self.init(ingress: String(devices[0]), egress: String(devices[1]), answers: devices.count == 3 ? String(devices[2]) : nil)
     }
 
     private static let prefix = "sc_checkpoint_"
     /// nft accepts a slash in a name, and no device has one in its own (dev_valid_name).
     private static let separator: Character = "/"
-    var table: String { "\(Self.prefix)\(ingress)\(Self.separator)\(egress)" }
+    var table: String {
+        let name = "\(Self.prefix)\(ingress)\(Self.separator)\(egress)"
+        return answers == ingress ? name : "\(name)\(Self.separator)\(answers)"
+    }
 
     /// The names of the sets and maps, without the family's digit.
     static let sets = ["mute", "hold", "relay", "fwd"]
@@ -40,9 +47,10 @@ struct LinkRules: Equatable {
 
         """
 
+    /// The larger of a device's rp_filter and that for all counts, so loose (2) is what a strict host lets through; it wants an address on the device.
     /// Room for what a fast client sends in a long blackout, and enough solicitations that the kernel does not give up on the neighbour meanwhile.
     static let sysctls = [
-        ("net/ipv4/conf/\(arrivalDevice)/rp_filter", "0"), ("net/ipv4/conf/\(holdDevice)/arp_ignore", "8"),
+        ("net/ipv4/conf/\(arrivalDevice)/rp_filter", "2"), ("net/ipv4/conf/\(holdDevice)/arp_ignore", "8"),
         ("net/ipv4/conf/\(arrivalDevice)/arp_ignore", "8"), ("net/ipv4/neigh/\(holdDevice)/unres_qlen_bytes", "16777216"),
         ("net/ipv4/neigh/\(holdDevice)/mcast_solicit", "60"), ("net/ipv6/neigh/\(holdDevice)/unres_qlen_bytes", "16777216"),
         ("net/ipv6/neigh/\(holdDevice)/mcast_solicit", "60"), ("net/ipv6/conf/\(holdDevice)/accept_dad", "0"),
@@ -74,7 +82,7 @@ struct LinkRules: Equatable {
             fwd ip to ip saddr . tcp sport . ip daddr . tcp dport map @relay4 device "\(egress)"
             fwd ip6 to ip6 saddr . tcp sport . ip6 daddr . tcp dport map @relay6 device "\(egress)"
           }
-          chain out { type filter hook egress device "\(ingress)" priority -500; policy accept;
+          chain out { type filter hook egress device "\(answers)" priority -500; policy accept;
             ip daddr . tcp dport . ip saddr . tcp sport @mute4 drop
             ip6 daddr . tcp dport . ip6 saddr . tcp sport @mute6 drop
           }

@@ -10,27 +10,31 @@ final class LinkSteering: SourceSteering {
     /// Instead of `hold` for a flow without a link: while no socket owns its 4-tuple, this host would answer it with RST.
     private let mute: HoldMute?
     private let flows: [Flow]
-    private let nextHop: IPAddress?
+    private let namespace: NetworkNamespace
+    let nextHop: IPAddress?
     private let isSameNamespace: Bool
     /// The flows' packets are passed on for as long as the sessions live.
     private let isLasting: Bool
+    private var isRolledBack = false
 
     /// Everything that takes milliseconds: rules, devices, the target's link address.
-    init(_ move: SteeringMove, lasting: Bool) throws(CheckpointError) {
+    /// `tunnel` is the way to a target that is not on a link.
+    init(_ move: SteeringMove, lasting: Bool, tunnel: TunnelStart? = nil, lock given: StateLock? = nil) throws(CheckpointError) {
         flows = move.flows
+        namespace = move.namespace
         isSameNamespace = move.isSameNamespace
-        let nextHop = move.isSameNamespace ? nil : try Self.nextHop(for: move)
+        let nextHop: IPAddress? = if let tunnel { tunnel.nextHop } else if move.isSameNamespace { nil } else { try Self.nextHop(for: move) }
         self.nextHop = nextHop
         // Flows that come back are parked by the host that they return to, and this one leaves nothing behind.
         isLasting = lasting && !move.isSameNamespace && !move.isReturning
         if isLasting, nextHop == nil {
             throw CheckpointError(
                 "cannot pass the flows on to the target", why: "no address of \(move.targetName) is on a link of this host", errno: EHOSTUNREACH,
-                advice: "Name one with --via ADDR, or use --steer exec:CMD")
+                advice: "Use --steer tunnel, or name another of its addresses with --via ADDR")
         }
-        let lock = try StateLock(namespace: move.namespace)
+        let lock = if let given { given } else { try StateLock(namespace: move.namespace) }
         do throws(CheckpointError) {
-            hold = try LinkHold(in: move.namespace, flows: flows, nextHop: nextHop, lock: lock)
+            hold = try LinkHold(in: move.namespace, flows: flows, nextHop: nextHop, egress: tunnel?.device, lock: lock)
             mute = nil
         } catch {
             // Without a link to hold at (a loopback flow) packets are dropped while it lasts; only forwarding needs the rules.
@@ -43,6 +47,7 @@ final class LinkSteering: SourceSteering {
     /// Takes over from a process that has ended, at whatever point.
     init(adopting record: [String: String], flows: [Flow], in namespace: NetworkNamespace) throws(CheckpointError) {
         self.flows = flows
+        self.namespace = namespace
         nextHop = record["next-hop"].flatMap { IPAddress($0) }
         isSameNamespace = record["same-namespace"] == "yes"
         isLasting = record["lasting"] == "yes"
@@ -58,7 +63,7 @@ final class LinkSteering: SourceSteering {
     }
 
     var record: [String: String] {
-        var record = ["lasting": isLasting ? "yes" : "no", "same-namespace": isSameNamespace ? "yes" : "no"]
+        var record = ["driver": "link", "lasting": isLasting ? "yes" : "no", "same-namespace": isSameNamespace ? "yes" : "no"]
         record["next-hop"] = nextHop?.description
         record["table"] = hold?.rules.table
         return record
@@ -101,13 +106,21 @@ final class LinkSteering: SourceSteering {
     }
 
     func finish() {
+        if isRolledBack {
+            hold?.removeIfUnused()
+            return
+        }
         if isLasting { return }
         // Stragglers that were on their way before the path was switched find no RST.
         if !isSameNamespace { pause(microseconds: 20_000) }
         hold?.clear()
+        hold?.removeIfUnused()
+        // Nobody sends them here through a tunnel any longer.
+        if !isSameNamespace { TunnelEnd.forget(flows, in: namespace) }
     }
 
     func rollBack() {
+        isRolledBack = true
         hold?.rollBack()
         mute?.remove(flows)
     }

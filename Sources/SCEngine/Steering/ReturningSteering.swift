@@ -44,7 +44,7 @@ final class ReturningSteering: TargetSteering {
     var isReturning: Bool { hold != nil }
 
     var record: [String: String] {
-        var record: [String: String] = [:]
+        var record = ["driver": "returning"]
         record["table"] = hold?.rules.table
         record["former-hop"] = hold?.formerHop?.description
         return record
@@ -59,7 +59,10 @@ final class ReturningSteering: TargetSteering {
         try hold?.unhold()
     }
 
-    func finish() { hold?.clear() }
+    func finish() {
+        hold?.clear()
+        hold?.removeIfUnused()
+    }
 
     func giveBack() { hold?.resumeForwarding() }
 }

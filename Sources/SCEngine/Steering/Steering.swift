@@ -2,8 +2,8 @@
 
 import SCImage
 
-/// The source's half of steering one move. Order: freeze, steer, release, finish; `rollBack` at any time instead. Every call is idempotent
-/// and takes all flows of the move in one batch.
+/// The source's half of steering one move. Order: freeze, steer, release, finish; at any time `rollBack` and finish instead. Every call is
+/// idempotent and takes all flows of the move in one batch.
 package protocol SourceSteering: AnyObject {
     /// The client's packets are parked, and this host's answers vanish.
     func freeze() throws(CheckpointError)
@@ -11,9 +11,9 @@ package protocol SourceSteering: AnyObject {
     func steer() throws(CheckpointError)
     /// The target is live: lets go what was parked, in order.
     func release() throws(CheckpointError)
-    /// After the client is served again: removes what nothing needs any longer.
+    /// After the client is served again, here or there: removes what nothing needs any longer, which takes tens of milliseconds.
     func finish()
-    /// The session stays here.
+    /// The session stays here: what was parked goes to its socket, which must be able to hear.
     func rollBack()
     /// Everything that another process needs to take over from this one: short values of one line, under keys that stay the same.
     var record: [String: String] { get }
@@ -52,6 +52,9 @@ package struct SteeringMove {
     package var isSameNamespace = false
     /// Milliseconds that others may take to answer.
     package var deadline = 10_000
+    /// The remote shell, and this tool's name on a router.
+    package var shell = ["ssh"]
+    package var program = "sc-checkpoint"
 
     package init(flows: [Flow], namespace: NetworkNamespace, targetAddresses: [AddressPrefix], targetName: String) {
         (self.flows, self.namespace) = (flows, namespace)

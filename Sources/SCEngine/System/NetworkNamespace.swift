@@ -104,3 +104,10 @@ func writeSysctl(_ name: String, _ value: String) {
     _ = write(fd, value, value.utf8.count)
     close(fd)
 }
+
+/// uname(2)'s nodename.
+package func hostName() -> String {
+    var name = [CChar](repeating: 0, count: 256)
+    gethostname(&name, name.count)
+    return String(decoding: name.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
+}

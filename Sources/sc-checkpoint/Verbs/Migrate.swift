@@ -23,7 +23,12 @@ struct Migrate: ParsableCommand {
     @Flag(name: .long, help: "Every session that can move.") var all = false
     @OptionGroup var handover: HandoverOptions
     @OptionGroup var adapterOptions: AdapterOptions
-    @Option(name: .long, help: "How the client's packets come to the target: none, nft-forward or exec:CMD.") var steer = "nft-forward"
+    @Option(
+        name: .long,
+        help: ArgumentHelp(
+            "How the client's packets come to the target: none, nft-forward, tunnel, arp-takeover[,force], router:WHERE or exec:CMD.",
+            valueName: "DRIVER"))
+    var steer = "nft-forward"
     @Option(name: .long, help: ArgumentHelp("The target's address on the link to it, when its own answer is not right.", valueName: "ADDR")) var via:
         String?
     @Option(name: .long, help: ArgumentHelp("Application state for the receiver.", valueName: "FILE")) var state: String?
@@ -93,7 +98,7 @@ struct Migrate: ParsableCommand {
         }
         guard let steering = SteeringChoice(steer) else {
             throw CheckpointError(
-                "there is no steering driver \(steer)", why: "none, nft-forward and exec:CMD exist", errno: EINVAL, outcome: .usage)
+                "there is no steering driver \(steer)", why: SteeringChoice.known, errno: EINVAL, outcome: .usage)
         }
         var request = MigrationRequest(target: target, handover: try handover.handover())
         request.steering = steering
