@@ -37,12 +37,12 @@ package final class StateLock {
 }
 
 /// bind(2) to a Unix path, or to an abstract name when it begins with NUL; errno tells of a failure.
-func bindUnix(_ socket: Int32, _ path: String) -> Bool {
+package func bindUnix(_ socket: Int32, _ path: String) -> Bool {
     withUnixAddress(path) { bind(socket, $0, $1) == 0 } ?? false
 }
 
 /// connect(2) to a Unix path or abstract name; errno tells of a failure.
-func connectUnix(_ socket: Int32, _ path: String) -> Bool {
+package func connectUnix(_ socket: Int32, _ path: String) -> Bool {
     withUnixAddress(path) { connect(socket, $0, $1) == 0 } ?? false
 }
 
