@@ -2,6 +2,7 @@
 
 import ArgumentParser
 import Glibc
+import SCAgent
 import SCEngine
 
 struct SCCheckpoint: ParsableCommand {
@@ -18,7 +19,7 @@ struct SCCheckpoint: ParsableCommand {
         version: toolVersion,
         subcommands: [
             Check.self, Inspect.self, Snapshot.self, Restore.self, Migrate.self, Release.self, Resume.self, Receive.self, Recover.self, Show.self,
-            Verify.self, Peers.self, TLSEnd.self, SteerRouter.self,
+            Verify.self, Peers.self, AgentVerb.self, TLSEnd.self, SteerRouter.self,
         ])
 }
 
@@ -26,6 +27,9 @@ struct SCCheckpoint: ParsableCommand {
 struct Main {
     static func main() {
         signal(SIGPIPE, SIG_IGN)
+        PeerLink.connectTLS = { peer, timeout throws(CheckpointError) in try connectPeer(peer, store: PeerStore(), timeout: timeout).link }
+        // An agent runs commands in its own directory on behalf of others.
+        if let directory = getenv("SC_WORKING_DIRECTORY") { chdir(directory) }
         do {
             var command = try SCCheckpoint.parseAsRoot()
             try command.run()

@@ -23,9 +23,11 @@ enum Terminal {
     /// Control bytes of a path or a peer's message must not reach the terminal.
     static func error(_ message: String) {
         clearProgress()
-        let clean = String(message.unicodeScalars.map { $0.value < 32 || $0.value == 127 ? " " : Character($0) })
-        write("sc-checkpoint: \(clean)\n", to: 2)
+        write("sc-checkpoint: \(clean(message))\n", to: 2)
     }
+
+    /// Without control characters.
+    static func clean(_ text: String) -> String { String(text.unicodeScalars.map { $0.value < 32 || $0.value == 127 ? " " : Character($0) }) }
 
     static func note(_ message: String) { error(message) }
 

@@ -11,13 +11,15 @@ package final class AcceptorHandover: HandoverDriver {
     private let namespace: NetworkNamespace
     private let fresh: FreshSockets
     private let deadline: Int
+    private let user: UInt32?
     private var connection: SharedDescriptor?
     private var pid: Int32 = 0
     private var offers: [SessionOffer] = []
 
     /// `deadline` is the time in milliseconds that the acceptor has for each answer.
-    package init(path: String, in namespace: NetworkNamespace, deadline: Int = 5000) {
-        (self.path, self.namespace, self.deadline) = (path, namespace, deadline)
+    /// An acceptor that does not run as `user` (SO_PEERCRED) is refused.
+    package init(path: String, in namespace: NetworkNamespace, deadline: Int = 5000, user: UInt32? = nil) {
+        (self.path, self.namespace, self.deadline, self.user) = (path, namespace, deadline, user)
         fresh = FreshSockets(in: namespace)
     }
 
@@ -28,6 +30,11 @@ package final class AcceptorHandover: HandoverDriver {
         self.connection = connection
         var (uid, gid): (UInt32, UInt32) = (0, 0)
         _ = cproc_peer_credentials(connection.raw, &pid, &uid, &gid)
+        if let user, uid != user {
+            throw CheckpointError(
+                "the acceptor at \(path) is not the one of the policy", why: "it runs as user \(uid), not \(user)", errno: EACCES,
+                advice: "Correct services.NAME.accept in the policy, or who listens there")
+        }
         let flows = offers.map { ["local": $0.flow.service.description, "peer": $0.flow.client.description, "kind": "tcp"] }
         try send(AcceptorRequest(type: "offer", flows: flows, state_bytes: offers.reduce(0) { $0 + $1.stateBytes }))
         try expect("accept", "to the offer")

@@ -19,6 +19,18 @@ package struct ForwardRecord: Codable, Sendable {
     package var pid: Int32
     package var namespace: UInt64
 
+    /// Remembers the flows of a finished move, if its driver passes them on for as long as they live.
+    static func note(
+        _ migration: MigrationID, _ target: TargetAddress, shell: [String], program: String, flows: [Flow], steering: [String: String], pid: Int32,
+        namespace: NetworkNamespace
+    ) {
+        guard steering["lasting"] == "yes" else { return }
+        ForwardRecord(
+            migration: migration.description, boot: JournalWriter.own.boot, target: target, shell: shell, program: program,
+            flows: flows.map(FlowText.init), steering: steering, pid: pid, namespace: namespace.identity.inode
+        ).save()
+    }
+
     private static var directory: String { String(Journal.directory.dropLast("/journal".count)) + "/forwards" }
 
     package static var exist: Bool { !list().isEmpty }

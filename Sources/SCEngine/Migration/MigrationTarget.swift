@@ -12,8 +12,21 @@ package final class MigrationTarget {
     private var steering: (any TargetSteering)?
     private var journal: Journal?
     private var keeper: Keeper?
+    /// Decides who receives the sessions of an offer, and as which user an acceptor must run (nil: any); throws the refusal.
+    private let decide: (Offer) throws(CheckpointError) -> (Handover, UInt32?)
 
-    package init(_ link: PeerLink, output: Int32) { (self.link, self.output) = (link, output) }
+    /// Without `decide` an offer gets whom it names.
+    package init(
+        _ link: PeerLink, output: Int32,
+        decide: @escaping (Offer) throws(CheckpointError) -> (Handover, UInt32?) = { offer throws(CheckpointError) in
+            guard let handover = offer.handover else {
+                throw CheckpointError("the offer is incomplete", why: "it names no receiving process", errno: EBADMSG)
+            }
+            return (handover, nil)
+        }
+    ) {
+        (self.link, self.output, self.decide) = (link, output, decide)
+    }
 
     /// What was received, for the log.
     package struct Summary: Sendable {
@@ -77,7 +90,7 @@ package final class MigrationTarget {
         } catch {
             throw discard(driver, error)
         }
-        return Summary(source: offer.host, flows: offer.flows, pid: try serve(driver))
+        return Summary(source: offer.host, flows: offer.flows, pid: try serve(driver, offer.flows))
     }
 
     /// The sessions stay at the source. It hears of it first, so that it lets them go on without waiting for the cleaning here.
@@ -97,10 +110,11 @@ package final class MigrationTarget {
                 "cannot receive from \(offer.host)", why: "it writes image format \(offer.formatVersions), this program reads \(Preamble.known)",
                 errno: EPROTONOSUPPORT, advice: "Install the same version on both hosts")
         }
-        guard let handover = offer.handover, !offer.flows.isEmpty, offer.migration != MigrationID(high: 0, low: 0) else {
-            throw CheckpointError("the offer is incomplete", why: "it names no receiving process, no flow or no migration", errno: EBADMSG)
+        guard !offer.flows.isEmpty, offer.migration != MigrationID(high: 0, low: 0) else {
+            throw CheckpointError("the offer is incomplete", why: "it names no flow or no migration", errno: EBADMSG)
         }
-        let (driver, namespace) = try makeHandover(handover, output: output, deadline: Int(offer.deadlineMilliseconds) / 2)
+        let (handover, user) = try decide(offer)
+        let (driver, namespace) = try makeHandover(handover, output: output, deadline: Int(offer.deadlineMilliseconds) / 2, acceptorUser: user)
         if case .onto = handover, offer.namespace == NamespaceIdentity(namespace) {
             throw CheckpointError(
                 "cannot move the session onto a server in its own network namespace", why: "the server's connection would have the same 4-tuple",
@@ -200,7 +214,7 @@ package final class MigrationTarget {
     }
 
     /// The sessions are ours.
-    private func serve(_ driver: any HandoverDriver) throws(CheckpointError) -> Int32 {
+    private func serve(_ driver: any HandoverDriver, _ flows: [Flow]) throws(CheckpointError) -> Int32 {
         do throws(CheckpointError) {
             let pid = try stage(.activate) { () throws(CheckpointError) in
                 do throws(CheckpointError) { try driver.activate() } catch {
@@ -216,6 +230,7 @@ package final class MigrationTarget {
             // The client is served; the rest is tidying up, with programs that take milliseconds.
             driver.cleanUp()
             steering?.finish()
+            if steering?.isReturning == true { ForwardRecord.forget(flows) }
             keeper?.dismiss()
             // Until the source says that it has let go, it may still ask how the move stands.
             if (try? stage(.release, { () throws(CheckpointError) in try link.expect(.release) })) != nil { journal?.remove() }
@@ -234,7 +249,7 @@ package final class MigrationTarget {
 
 /// The driver for a hand-over, and the namespace in which the sessions will live.
 package func makeHandover(
-    _ handover: Handover, output: Int32, deadline: Int
+    _ handover: Handover, output: Int32, deadline: Int, acceptorUser: UInt32? = nil
 ) throws(CheckpointError) -> (any HandoverDriver, NetworkNamespace) {
     switch handover {
     case .exec(let arguments):
@@ -243,7 +258,7 @@ package func makeHandover(
         return (ExecHandover(command, mode: .detached(output: output), in: namespace), namespace)
     case .into(let path):
         let namespace = try NetworkNamespace.current()
-        return (AcceptorHandover(path: String(decoding: path, as: UTF8.self), in: namespace, deadline: max(1000, deadline)), namespace)
+        return (AcceptorHandover(path: String(decoding: path, as: UTF8.self), in: namespace, deadline: max(1000, deadline), user: acceptorUser), namespace)
     case .service(let name):
         throw CheckpointError(
             "\(hostName()) cannot receive for service \(name)", why: "no policy says who serves it here", errno: ENOENT,

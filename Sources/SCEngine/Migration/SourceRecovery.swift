@@ -150,6 +150,11 @@ package final class SourceRecovery {
         try end()
         continueHolders()
         steering?.finish()
+        if let steering, let namespace {
+            ForwardRecord.note(
+                journal.migration, entry.target, shell: entry.shell, program: entry.program, flows: flows, steering: steering.record,
+                pid: entry.sockets.first?.pid ?? 0, namespace: namespace)
+        }
         journal.remove()
         try? link.report(.release)
         return .moved

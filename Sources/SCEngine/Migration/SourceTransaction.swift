@@ -74,6 +74,11 @@ final class SourceTransaction {
     /// The move is done: first this end forgets it, then the other one may.
     func finish(_ link: PeerLink) {
         steering?.finish()
+        if let steering {
+            ForwardRecord.note(
+                migration, request.target, shell: request.shell, program: request.program, flows: capture.flows, steering: steering.record,
+                pid: capture.selected[0].process.pid, namespace: capture.namespace)
+        }
         journal?.remove()
         try? link.report(.release)
         keeper?.dismiss()

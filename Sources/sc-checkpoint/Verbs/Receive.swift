@@ -3,6 +3,7 @@
 import ArgumentParser
 import CProc
 import Glibc
+import SCAgent
 import SCEngine
 
 struct Receive: ParsableCommand {
@@ -14,7 +15,10 @@ struct Receive: ParsableCommand {
     var listen: String?
     @Flag(name: .long, help: "With --listen: end after the first migration.") var once = false
     @Flag(name: .long, help: "One JSON document for each migration, one a line.") var json = false
+    @Option(name: .long, help: ArgumentHelp("Receive only what this policy (agent.json5) allows.", valueName: "FILE")) var policy: String?
     @Option(name: .long, help: ArgumentHelp(visibility: .hidden)) var onDescriptor: Int32?
+    @Option(name: .long, help: ArgumentHelp(visibility: .hidden)) var from: String?
+    @Option(name: .long, help: ArgumentHelp(visibility: .hidden)) var load: String?
 
     private struct Document: Encodable {
         struct Moved: Encodable { var peer, local: String }
@@ -42,26 +46,64 @@ struct Receive: ParsableCommand {
     private func start(on connection: SharedDescriptor) throws -> ChildProcess {
         var arguments = ["/proc/self/exe", "receive", "--on-descriptor", "3"]
         if json { arguments.append("--json") }
+        if let policy { arguments += ["--policy", policy] }
         return try withExtendedLifetime(connection) { try ChildProcess(arguments, passing: [connection.raw]) }
     }
 
     private func serve(_ connection: SharedDescriptor) throws {
-        let link = try PeerLink(input: connection, output: connection, peer: "the source", timeout: 10_000)
-        if let summary = try MigrationTarget(link, output: 2).run() { report(summary) }
+        _ = fcntl(connection.raw, F_SETFD, FD_CLOEXEC)
+        var report = WorkerReport(role: "target", outcome: "answered")
+        defer { report.send() }
+        do throws(CheckpointError) {
+            let link = try PeerLink(input: connection, output: connection, peer: from ?? "the source", timeout: 10_000)
+            guard let summary = try makeTarget(link, output: 2).run() else { return }
+            (report.outcome, report.sessions) = ("moved", summary.flows.count)
+            if from == nil { tell(summary) }
+        } catch {
+            (report.outcome, report.message) = (refusal.check == nil ? "failed" : "refused", error.description)
+            report.check = refusal.check
+            // The agent writes the log of its workers.
+            guard getenv("SC_AGENT_REPORT") == nil else { Glibc.exit(error.outcome.rawValue) }
+            throw error
+        }
+    }
+
+    /// Where the policy's closure leaves the check that refused.
+    private final class Refusal { var check: String? }
+    private let refusal = Refusal()
+
+    private func makeTarget(_ link: PeerLink, output: Int32) throws(CheckpointError) -> MigrationTarget {
+        guard let path = policy else { return MigrationTarget(link, output: output) }
+        let policy = try Policy.load(path)
+        let (peer, refusal) = (from, refusal)
+        let numbers = (load ?? "").split(separator: ":").compactMap { UInt64($0) }
+        let load = numbers.count == 2 ? Load(sessions: Int(clamping: numbers[0]), bytes: numbers[1]) : Load()
+        return MigrationTarget(link, output: output) { offer throws(CheckpointError) in
+            switch policy.decide(peer: peer, offer: offer, load: load) {
+            case .accept(let acceptance):
+                var report = WorkerReport(role: "target", outcome: "accepted")
+                (report.sessions, report.bytes) = (offer.flows.count, offer.queueBytes &+ offer.stateBytes)
+                report.send()
+                return (acceptance.handover, acceptance.acceptorUser)
+            case .refuse(let check, let error):
+                refusal.check = check.rawValue
+                throw error
+            }
+        }
     }
 
     /// Standard output carries the conversation, so nothing else may be written to it.
     private func serveStandardStreams() throws {
         let link = try PeerLink(input: SharedDescriptor(dup(0)), output: SharedDescriptor(dup(1)), peer: "the source", timeout: 10_000)
         do throws(CheckpointError) {
-            _ = try MigrationTarget(link, output: -1).run()
+            _ = try makeTarget(link, output: -1).run()
         } catch {
             // The source has been told, and says it on the terminal that ssh's standard error would reach as well.
             Glibc.exit(error.outcome.rawValue)
         }
     }
 
-    private func report(_ summary: MigrationTarget.Summary) {
+    private func tell(_ summary: MigrationTarget.Summary) {
         if json {
             Terminal.json(
                 Document(

@@ -21,6 +21,7 @@ struct Recover: ParsableCommand {
     @Option(name: .long, help: ArgumentHelp("Milliseconds to wait for another host's account of a move.", valueName: "MS")) var deadline = 10_000
     @Flag(name: .long, help: "One JSON document.") var json = false
     @Option(name: .long, help: ArgumentHelp(visibility: .hidden)) var kept: String?
+    @Flag(name: .long, help: ArgumentHelp(visibility: .hidden)) var forwards = false
 
     private struct Document: Encodable {
         struct Move: Encodable {
@@ -32,6 +33,10 @@ struct Recover: ParsableCommand {
 
     func run() throws {
         if let kept { return try recoverKept(kept) }
+        if forwards {
+            _ = ForwardRecord.collect()
+            return
+        }
         var moves: [Document.Move] = []
         for (migration, role) in Journal.list() {
             let sessions = Journal.read(migration, role).map(flows) ?? []
@@ -39,7 +44,10 @@ struct Recover: ParsableCommand {
             guard let outcome else { continue }
             moves.append(.init(migration: migration.description, role: role.rawValue, outcome: outcome.rawValue, sessions: sessions))
         }
-        if !list { Recovery.sweep() }
+        if !list {
+            _ = ForwardRecord.collect()
+            Recovery.sweep()
+        }
         json ? Terminal.json(Document(moves: moves)) : printTable(moves)
         let open = moves.filter { $0.outcome == RecoveryOutcome.inDoubt.rawValue || $0.outcome == RecoveryOutcome.busy.rawValue }
         if !list, let first = open.first {
