@@ -6,8 +6,11 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "result.h"
 
 const char *cproc_errno_name(int number) { return strerrorname_np(number); }
 
@@ -33,3 +36,11 @@ void cproc_sleep_us(uint32_t microseconds) {
 }
 
 const char *const *cproc_environment(void) { return (const char *const *)environ; }
+
+int cproc_accept(int listener) {
+    return result(accept4(listener, NULL, NULL, SOCK_CLOEXEC));
+}
+
+int cproc_pipe(int ends[2]) {
+    return result(pipe2(ends, O_CLOEXEC | O_NONBLOCK));
+}

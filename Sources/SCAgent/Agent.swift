@@ -46,10 +46,10 @@ package final class Agent {
             try check(cproc_keep_capabilities(Self.capabilities.reduce(0) { $0 | 1 << UInt64($1) }), "cannot give up capabilities")
         }
         let passed = ServiceManager.takeDescriptors()
-        localListener = try passed["sc-local"]?.first ?? Self.listenLocally()
+        if let kept = passed["sc-local"]?.first { localListener = kept } else { localListener = try Self.listenLocally() }
         if let address = policy.listen {
             _ = try store.identity
-            peerListener = try passed["sc-peers"]?.first ?? Self.listen(address)
+            if let kept = passed["sc-peers"]?.first { peerListener = kept } else { peerListener = try Self.listen(address) }
         } else {
             peerListener = nil
         }
@@ -142,7 +142,7 @@ package final class Agent {
 
     private func acceptPeerConnection() {
         guard let peerListener else { return }
-        let raw = accept4(peerListener.raw, nil, nil, Int32(SOCK_CLOEXEC.rawValue))
+        let raw = cproc_accept(peerListener.raw)
         guard raw >= 0 else { return }
         metrics.add(Metrics.Family.connectionsAccepted, ["peer"])
         var limits = TerminatorLimits()
@@ -179,7 +179,7 @@ package final class Agent {
     // MARK: Local programs
 
     private func acceptLocal() {
-        let raw = accept4(localListener.raw, nil, nil, Int32(SOCK_CLOEXEC.rawValue))
+        let raw = cproc_accept(localListener.raw)
         guard raw >= 0 else { return }
         let connection = SharedDescriptor(raw)
         metrics.add(Metrics.Family.connectionsAccepted, ["local"])

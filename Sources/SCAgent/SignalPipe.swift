@@ -1,5 +1,6 @@
 // Signals as bytes of a pipe, for an event loop.
 
+import CProc
 import Glibc
 import SCEngine
 
@@ -13,7 +14,7 @@ final class SignalPipe {
 
     init(_ numbers: [Int32]) throws(CheckpointError) {
         var ends: [Int32] = [-1, -1]
-        guard pipe2(&ends, O_CLOEXEC | O_NONBLOCK) == 0 else { throw CheckpointError("cannot make a pipe", result: Int(-errno)) }
+        try check(cproc_pipe(&ends), "cannot make a pipe")
         reading = OwnedDescriptor(ends[0])
         writingEnd = ends[1]
         for number in numbers {

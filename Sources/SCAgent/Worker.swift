@@ -10,11 +10,13 @@ package struct WorkerReport: Codable, Sendable {
     package struct StageTime: Codable, Sendable {
         package var name: String
         package var nanoseconds: UInt64
+        package init(name: String, nanoseconds: UInt64) { (self.name, self.nanoseconds) = (name, nanoseconds) }
     }
 
     /// `source` or `target`.
     package var role: String
-    /// `accepted` when the sessions are under way; in the end `moved`, `refused`, `failed`, `answered` (a question about an earlier move).
+    /// `accepted` when the sessions are under way; in the end `moved`, `refused` (nothing was touched), `rolled_back`,
+    /// `needs_recovery`, or `answered` (a question about an earlier move).
     package var outcome: String
     package var sessions = 0
     package var bytes: UInt64 = 0
@@ -61,7 +63,7 @@ final class Worker {
         self.kind = kind
         self.client = client
         var ends: [Int32] = [-1, -1]
-        guard pipe2(&ends, O_CLOEXEC | O_NONBLOCK) == 0 else { throw CheckpointError("cannot make a pipe", result: Int(-errno)) }
+        try check(cproc_pipe(&ends), "cannot make a pipe")
         reports = SharedDescriptor(ends[0])
         let writing = SharedDescriptor(ends[1])
         let variables =
@@ -69,7 +71,7 @@ final class Worker {
             + ["SC_AGENT_REPORT=\(3 + passing.count)"]
         pid = try withExtendedLifetime(writing) { () throws(CheckpointError) in
             try spawn(
-                ["/proc/self/exe"] + arguments, environment: variables, in: nil, standard: standard, passing: passing + [writing.raw],
+                [ownProgram] + arguments, environment: variables, in: nil, standard: standard, passing: passing + [writing.raw],
                 listenPID: false)
         }
     }

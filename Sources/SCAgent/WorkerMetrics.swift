@@ -4,7 +4,7 @@ import SCEngine
 
 extension Metrics {
     func note(_ report: WorkerReport) {
-        if report.outcome == "accepted" { return }
+        if ["accepted", "answered"].contains(report.outcome) { return }
         add(Family.migrations, [report.role, report.outcome])
         if report.outcome == "moved" { add(Family.sessionsMoved, [report.role], Double(report.sessions)) }
         if let check = report.check { add(Family.refusals, [check]) }

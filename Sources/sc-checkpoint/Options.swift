@@ -39,18 +39,26 @@ struct HandoverOptions: ParsableArguments {
     var into: String?
     @Option(name: .long, help: ArgumentHelp("Hand over to this unmodified server, in place.", valueName: "PID"))
     var onto: Int32?
-    @Option(name: .long, help: "With --onto: what knows the server's protocol, http or raw.")
+    @Option(name: .long, help: "With --onto or --service: what knows the server's protocol, http or raw.")
     var adapter: String?
+    @Option(name: .long, help: ArgumentHelp("Hand over to whom the target's policy names for this service.", valueName: "NAME"))
+    var service: String?
     @Argument(help: ArgumentHelp("With --exec: the command.", valueName: "CMD"))
     var command: [String] = []
 
     func handover() throws -> Handover {
-        let given = [isExec, into != nil, onto != nil].filter { $0 }.count
+        let given = [isExec, into != nil, onto != nil, service != nil].filter { $0 }.count
         guard given == 1 else {
             throw CheckpointError(
-                "say who gets the session", why: given == 0 ? "none of --exec, --into and --onto was given" : "more than one was given",
+                "say who gets the session", why: given == 0 ? "none of --exec, --into, --onto and --service was given" : "more than one was given",
                 errno: EINVAL,
-                advice: "Choose one: --exec -- CMD, --into SOCKET, or --onto PID --adapter NAME", outcome: .usage)
+                advice: "Choose one: --exec -- CMD, --into SOCKET, --onto PID --adapter NAME, or --service NAME", outcome: .usage)
+        }
+        if let service {
+            guard let adapter else { return .service(name: service) }
+            _ = try SCEngine.adapter(named: adapter)
+            // The target's policy knows the process.
+            return .onto(pid: 0, adapter: adapter, options: [])
         }
         if let into { return .into(path: Array(into.utf8)) }
         if let onto {

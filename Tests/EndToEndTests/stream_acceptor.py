@@ -28,11 +28,13 @@ def serve(fds, message):
     if os.fork():
         return
     channels = message["channels"]
-    for place, fd in enumerate(fds):
-        fds[place] = os.dup2(fd, 100 + place)
-    for place, fd in enumerate(fds):
-        os.dup2(fd, 3 + place)
     listener.close()
+    high = [os.dup(fd) for fd in fds]
+    while min(high) < 3 + len(fds):
+        high = [os.dup(fd) for fd in high]
+    for place, fd in enumerate(high):
+        os.dup2(fd, 3 + place)
+    os.closerange(3 + len(fds), 256)
     os.environ.update(
         LISTEN_FDS=str(len(channels)), LISTEN_PID=str(os.getpid()), SC_STATE_FILE=f"/proc/self/fd/{3 + len(channels)}",
         SC_CHANNEL_WRITTEN=",".join(str(c["written"]) for c in channels), SC_CHANNEL_READ=",".join(str(c["read"]) for c in channels))

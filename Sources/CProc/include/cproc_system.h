@@ -11,6 +11,10 @@ const char *cproc_errno_text(int number);
 
 /// memfd_create(2), close-on-exec, sealable.
 int cproc_memfd(const char *name);
+/// accept4(2) with SOCK_CLOEXEC, without the peer's address.
+int cproc_accept(int listener);
+/// pipe2(2) with O_CLOEXEC | O_NONBLOCK.
+int cproc_pipe(int ends[2]);
 /// Adds F_SEAL_WRITE, F_SEAL_GROW, F_SEAL_SHRINK and F_SEAL_SEAL.
 int cproc_seal(int memfd);
 

@@ -54,6 +54,16 @@ package func spawn(
     return try check(pid, "cannot start \(arguments[0])", advice: "Is it installed and in PATH?")
 }
 
+/// This program's file, by the name that ps(1) shows; when a newer one has taken its place, the file that runs.
+package let ownProgram: String = {
+    var buffer = [CChar](repeating: 0, count: 4096)
+    let count = readlink("/proc/self/exe", &buffer, buffer.count)
+    let path = String(decoding: buffer.prefix(max(0, count)).map { UInt8(bitPattern: $0) }, as: UTF8.self)
+    var (named, running) = (stat(), stat())
+    let isSame = stat(path, &named) == 0 && stat("/proc/self/exe", &running) == 0 && named.st_ino == running.st_ino && named.st_dev == running.st_dev
+    return isSame ? path : "/proc/self/exe"
+}()
+
 /// A program that runs beside this one, on its standard output and error.
 package struct ChildProcess {
     package let pid: Int32

@@ -2,6 +2,7 @@
 
 import ArgumentParser
 import Glibc
+import SCAgent
 import SCEngine
 import SCImage
 
@@ -9,7 +10,8 @@ struct Migrate: ParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Moves sessions of a process to another host, as one transaction.",
         discussion: """
-            TARGET is [user@]HOST, where the system's ssh runs "sc-checkpoint receive", or unix:PATH, where "sc-checkpoint receive --listen PATH" waits.
+            TARGET is [user@]HOST, where the system's ssh runs "sc-checkpoint receive"; unix:PATH, where "sc-checkpoint receive --listen PATH" waits; or
+            tls://PEER, the agent of a host that was joined by "sc-checkpoint peers trust", by name or HOST:PORT.
             Any failure leaves the sessions where they are.
 
             EXAMPLE
@@ -56,6 +58,10 @@ struct Migrate: ParsableCommand {
     }
 
     func run() throws {
+        // Its agent has the keys, and goes on when this command is killed.
+        if case .tls = TargetAddress(to), getenv("SC_WORKER") == nil, let status = try AgentClient.run(Array(CommandLine.arguments.dropFirst())) {
+            Glibc.exit(status)
+        }
         let request = try makeRequest()
         guard let report else { return tell(try move(request, nil)) }
         let recorder = try ReportRecorder(report, request, pid: pid)
@@ -78,7 +84,20 @@ struct Migrate: ParsableCommand {
             recorder?.began(stage)
             Terminal.progress("\(stage.rawValue): \(stage.row.source)")
         }
-        return try source.run()
+        var report = WorkerReport(role: "source", outcome: "moved")
+        defer { report.send() }
+        do throws(CheckpointError) {
+            let result = try source.run()
+            if dryRun { report.outcome = "answered" }
+            (report.sessions, report.blackout) = (result.migrated.count, result.blackout)
+            report.stages = result.timeline.entries.map { .init(name: $0.stage.rawValue, nanoseconds: $0.duration) }
+            return result
+        } catch {
+            let isUntouched = !source.timeline.entries.contains { $0.stage == .park }
+            report.outcome = error.outcome == .needsRecovery ? "needs_recovery" : isUntouched ? "refused" : "rolled_back"
+            report.message = error.description
+            throw error
+        }
     }
 
     private func note(_ write: () throws(CheckpointError) -> Void) {
@@ -93,7 +112,7 @@ struct Migrate: ParsableCommand {
     private func makeRequest() throws -> MigrationRequest {
         guard let target = TargetAddress(to) else {
             throw CheckpointError(
-                "--to \(to) is no target", why: "[user@]HOST or unix:PATH is expected", errno: EINVAL, advice: "For example --to root@hostb",
+                "--to \(to) is no target", why: "[user@]HOST, tls://PEER or unix:PATH is expected", errno: EINVAL, advice: "For example --to root@hostb",
                 outcome: .usage)
         }
         guard let steering = SteeringChoice(steer) else {

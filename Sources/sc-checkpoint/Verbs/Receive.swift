@@ -44,7 +44,7 @@ struct Receive: ParsableCommand {
 
     /// Each conversation has a process of its own, so that a question about a move can be answered while that move goes on.
     private func start(on connection: SharedDescriptor) throws -> ChildProcess {
-        var arguments = ["/proc/self/exe", "receive", "--on-descriptor", "3"]
+        var arguments = [ownProgram, "receive", "--on-descriptor", "3"]
         if json { arguments.append("--json") }
         if let policy { arguments += ["--policy", policy] }
         return try withExtendedLifetime(connection) { try ChildProcess(arguments, passing: [connection.raw]) }
@@ -54,28 +54,31 @@ struct Receive: ParsableCommand {
         _ = fcntl(connection.raw, F_SETFD, FD_CLOEXEC)
         var report = WorkerReport(role: "target", outcome: "answered")
         defer { report.send() }
+        let refusal = Refusal()
         do throws(CheckpointError) {
             let link = try PeerLink(input: connection, output: connection, peer: from ?? "the source", timeout: 10_000)
-            guard let summary = try makeTarget(link, output: 2).run() else { return }
+            guard let summary = try makeTarget(link, output: 2, refusal).run() else { return }
             (report.outcome, report.sessions) = ("moved", summary.flows.count)
             if from == nil { tell(summary) }
         } catch {
-            (report.outcome, report.message) = (refusal.check == nil ? "failed" : "refused", error.description)
+            (report.outcome, report.message) = (refusal.check != nil ? "refused" : error.outcome == .needsRecovery ? "needs_recovery" : "rolled_back", error.description)
             report.check = refusal.check
             // The agent writes the log of its workers.
-            guard getenv("SC_AGENT_REPORT") == nil else { Glibc.exit(error.outcome.rawValue) }
+            guard getenv("SC_AGENT_REPORT") == nil else {
+                report.send()
+                Glibc.exit(error.outcome.rawValue)
+            }
             throw error
         }
     }
 
     /// Where the policy's closure leaves the check that refused.
     private final class Refusal { var check: String? }
-    private let refusal = Refusal()
 
-    private func makeTarget(_ link: PeerLink, output: Int32) throws(CheckpointError) -> MigrationTarget {
+    private func makeTarget(_ link: PeerLink, output: Int32, _ refusal: Refusal = Refusal()) throws(CheckpointError) -> MigrationTarget {
         guard let path = policy else { return MigrationTarget(link, output: output) }
         let policy = try Policy.load(path)
-        let (peer, refusal) = (from, refusal)
+        let peer = from
         let numbers = (load ?? "").split(separator: ":").compactMap { UInt64($0) }
         let load = numbers.count == 2 ? Load(sessions: Int(clamping: numbers[0]), bytes: numbers[1]) : Load()
         return MigrationTarget(link, output: output) { offer throws(CheckpointError) in

@@ -85,6 +85,8 @@ struct Recover: ParsableCommand {
         guard parts.count == 2, let migration = MigrationID(parts[0]), let role = JournalRole(rawValue: String(parts[1])) else {
             throw CheckpointError("--kept \(name) names no journal", why: "ID.source or ID.target is expected", errno: EINVAL, outcome: .usage)
         }
+        // execveat(2) of a descriptor leaves its number as the name.
+        pthread_setname_np(pthread_self(), "sc-recover")
         let kept = KeptDescriptors.inherited()
         withExtendedLifetime(kept) { Recovery.recoverKept(migration, role, kept) }
     }
