@@ -5,7 +5,7 @@ SWIFT ?= swift
 SOURCES := $(shell git ls-files '*.swift' 2>/dev/null)
 PROTOS := $(wildcard images/*.proto)
 
-.PHONY: demo test check format lint generate drift bench fuzz build release install lab lab-down clean setup
+.PHONY: demo test check faults format lint generate drift bench fuzz build release install lab lab-down clean setup
 
 demo: setup release ## moves a curl download between two nginx, and back
 	scripts/demo
@@ -62,6 +62,12 @@ install: ## PREFIX=/usr/local; the Swift runtime is linked in
 	$(SWIFT) build -c release --product sc-checkpoint --static-swift-stdlib --scratch-path .build-static
 	install -d $(DESTDIR)$(PREFIX)/bin
 	install -m 755 .build-static/release/sc-checkpoint $(DESTDIR)$(PREFIX)/bin/sc-checkpoint
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	sed 's|/usr/local/bin|$(PREFIX)/bin|' packaging/sc-checkpoint-agent.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/sc-checkpoint-agent.service
+
+faults: setup ## the fault matrix: every end, the acceptor and the link fail at every stage
+	$(SWIFT) build --build-tests
+	$(SWIFT) test --skip-build --disable-xctest --no-parallel --filter FaultMatrixTests
 
 clean:
 	rm -rf .build .build-fuzz .build-static

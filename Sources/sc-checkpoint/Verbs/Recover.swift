@@ -86,7 +86,9 @@ struct Recover: ParsableCommand {
             throw CheckpointError("--kept \(name) names no journal", why: "ID.source or ID.target is expected", errno: EINVAL, outcome: .usage)
         }
         // execveat(2) of a descriptor leaves its number as the name.
-        pthread_setname_np(pthread_self(), "sc-recover")
+        let comm = open("/proc/self/comm", O_WRONLY | O_CLOEXEC)
+        _ = write(comm, "sc-recover", 10)
+        close(comm)
         let kept = KeptDescriptors.inherited()
         withExtendedLifetime(kept) { Recovery.recoverKept(migration, role, kept) }
     }

@@ -17,7 +17,7 @@ static const char usage[] =
     "       sc-stream adopt\n"
     "options: --seed N --connections N --rate BYTES_PER_S --period-us P --chunk BYTES --no-read --corrupt-at OFFSET\n"
     "Byte n of a direction is a function of seed, direction and n. The client ends (after S seconds, when N bytes went each\n"
-    "way, or at SIGUSR1) by shutting down its side, then the server does. Each end prints one JSON document. adopt serves the descriptors 3...\n"
+    "way, or at SIGUSR1) by shutting down its side, then the server does. At SIGUSR2 it prints \"gap US\". Each end prints one JSON document. adopt serves the descriptors 3...\n"
     "(LISTEN_FDS) with the options in the file SC_STATE_FILE; how far the server had come is in SC_CHANNEL_WRITTEN and\n"
     "SC_CHANNEL_READ, comma separated in their order.\n"
     "Example: sc-stream server 127.0.0.1 9000 --seed 7 & sc-stream client 127.0.0.1 9000 --seed 7 --seconds 2\n";

@@ -14,11 +14,16 @@
 
 enum { BUFFER = 65536 };
 
-static volatile sig_atomic_t stopped, ending;
+static volatile sig_atomic_t stopped, ending, asked;
 
 static void stop(int signal) {
     (void)signal;
     stopped = 1;
+}
+
+static void ask(int signal) {
+    (void)signal;
+    asked = 1;
 }
 
 /// SIGUSR1: the client ends as if its time were over.
@@ -84,6 +89,8 @@ static void receive_some(enum role role, const struct options *options, struct c
         connection->largest_gap_ns = now - connection->last_byte_ns;
         connection->gap_at_ns = connection->last_byte_ns - start_ns;
     }
+    if (connection->last_byte_ns && now - connection->last_byte_ns > connection->recent_gap_ns)
+        connection->recent_gap_ns = now - connection->last_byte_ns;
     connection->last_byte_ns = now;
     if (connection->mismatch < 0)
         connection->mismatch =
@@ -135,10 +142,24 @@ static short wanted(enum role role, const struct options *options, struct connec
     return events;
 }
 
+/// SIGUSR2: print the largest gap in microseconds since the last such signal.
+static void report_gap(struct connection *connections, int count) {
+    uint64_t gap = 0;
+    for (int i = 0; i < count; i++) {
+        if (connections[i].recent_gap_ns > gap)
+            gap = connections[i].recent_gap_ns;
+        connections[i].recent_gap_ns = 0;
+    }
+    printf("gap %llu\n", (unsigned long long)gap / 1000);
+    fflush(stdout);
+    asked = 0;
+}
+
 int serve(enum role role, const struct options *options, struct connection *connections, int count, int listener) {
     struct sigaction action = {.sa_handler = stop};
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGINT, &action, NULL);
+    sigaction(SIGUSR2, &(struct sigaction){.sa_handler = ask}, NULL);
     sigaction(SIGUSR1, &(struct sigaction){.sa_handler = end}, NULL);
     int capacity = listener >= 0 ? (int)options->connections : count;
     struct pollfd *fds = calloc((size_t)capacity + 1, sizeof *fds);
@@ -148,6 +169,8 @@ int serve(enum role role, const struct options *options, struct connection *conn
     while (more && !stopped) {
         uint64_t elapsed = now_ns() - start;
         int blocked_by_pace = 0;
+        if (asked)
+            report_gap(connections, count);
         more = 0;
         for (int i = 0; i < count; i++) {
             fds[i] = (struct pollfd){connections[i].fd, wanted(role, options, &connections[i], elapsed, &limits[i]), 0};

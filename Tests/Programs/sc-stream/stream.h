@@ -25,7 +25,7 @@ struct connection {
     uint64_t base_sent;          // of an adopted connection: where this process began
     int64_t mismatch;            // offset of the first wrong byte, or -1
     uint64_t last_byte_ns;       // when the last byte arrived
-    uint64_t largest_gap_ns;     // between two arrivals
+    uint64_t largest_gap_ns, recent_gap_ns;     // between two arrivals
     uint64_t gap_at_ns;          // when the largest gap began, since the start
     int sending_over, receiving_over;
     const char *failed;          // the call that failed, or NULL
