@@ -68,10 +68,14 @@ struct AgentTests {
         #expect(pong.good == 1, "\(pong)", sourceLocation: location)
     }
 
-    private func finish(_ pair: CarriedTests.Pair, _ agents: Agents, _ capture: Capture?) throws {
+    private func endServers(_ world: TwoHosts) {
         for host in [Lab.Host.a, .b] {
-            for pid in Lab.processes(in: pair.world.lab.namespace(host)) where readText("/proc/\(pid)/comm").hasPrefix("sc-hold") { kill(pid, SIGTERM) }
+            for pid in Lab.processes(in: world.lab.namespace(host)) where readText("/proc/\(pid)/comm").hasPrefix("sc-hold") { kill(pid, SIGTERM) }
         }
+    }
+
+    private func finish(_ pair: CarriedTests.Pair, _ agents: Agents, _ capture: Capture?) throws {
+        endServers(pair.world)
         agents.stop()
         try pair.finish(capture)
     }
@@ -96,14 +100,17 @@ struct AgentTests {
         #expect(eventually(within: .seconds(5)) { agents.log(.b).contains("target moved: 1 session from a") }, "\(agents.log(.b))")
         let metrics = try agents.tool(.b, ["agent", "--metrics"]).stdout
         #expect(metrics.contains("sc_migrations_total{role=\"target\",outcome=\"moved\"} 1"), "\(metrics)")
-        #expect(try agents.tool(.a, ["agent", "--metrics"]).stdout.contains("sc_blackout_seconds_count 1"))
-        // The client ends; the rules that pass its packets on go with the next look.
+        let figures = try agents.tool(.a, ["agent", "--metrics"]).stdout
+        #expect(figures.contains("sc_blackout_seconds_count 1"), "\(figures)")
+        // The session ends; the rules that pass its packets on go with the next look.
         pair.client.terminate()
+        endServers(pair.world)
         let collected = eventually(within: .seconds(10)) {
             _ = try? agents.tool(.a, ["recover"])
             return (try? pair.world.lab.run(in: .a, ["nft", "list", "tables"]).stdout.contains("sc_checkpoint")) == false
         }
-        #expect(collected, "\(try pair.world.lab.run(in: .a, ["nft", "list", "ruleset"]).stdout)")
+        let rules = try pair.world.lab.run(in: .a, ["nft", "list", "ruleset"]).stdout
+        #expect(collected, "\(rules)")
         try finish(pair, agents, capture)
     }
 
@@ -120,8 +127,10 @@ struct AgentTests {
         #expect(refused.stderr.contains("peers trust"), "\(refused.stderr)")
         try expectAlive(pair)
         try agents.join()
-        #expect(try agents.tool(.b, ["peers", "distrust", "a"]).status == 0)
-        #expect(try agents.tool(.a, migrate(pair)).status == 1)
+        let withdrawn = try agents.tool(.b, ["peers", "distrust", "a"])
+        #expect(withdrawn.status == 0, "\(withdrawn.stderr)")
+        let again = try agents.tool(.a, migrate(pair))
+        #expect(again.status == 1, "\(again.stderr)")
         try expectAlive(pair)
         try finish(pair, agents, nil)
     }
