@@ -5,7 +5,7 @@ SWIFT ?= swift
 SOURCES := $(shell git ls-files '*.swift' 2>/dev/null)
 PROTOS := $(wildcard images/*.proto)
 
-.PHONY: demo test check faults format lint generate drift bench fuzz build release install lab lab-down clean setup
+.PHONY: demo test check faults moves format lint generate drift bench fuzz build release install lab lab-down clean setup
 
 demo: setup release ## moves a curl download between two nginx, and back
 	scripts/demo
@@ -64,6 +64,10 @@ install: ## PREFIX=/usr/local; the Swift runtime is linked in
 	install -m 755 .build-static/release/sc-checkpoint $(DESTDIR)$(PREFIX)/bin/sc-checkpoint
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
 	sed 's|/usr/local/bin|$(PREFIX)/bin|' packaging/sc-checkpoint-agent.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/sc-checkpoint-agent.service
+
+moves: setup ## a thousand moves of one live stream, and the client's largest gap of each
+	$(SWIFT) build --build-tests -c release -Xswiftc -enable-testing
+	SC_MOVES=1000 $(SWIFT) test -c release --skip-build --disable-xctest --no-parallel --filter ManyMovesTests
 
 faults: setup ## the fault matrix: every end, the acceptor and the link fail at every stage
 	$(SWIFT) build --build-tests
