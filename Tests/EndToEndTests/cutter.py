@@ -1,7 +1,8 @@
 """A link between the two ends of a migration that breaks after so many bytes of one direction.
 
-usage: cutter.py LISTEN TARGET up|down BYTES cut|hang
+usage: cutter.py LISTEN TARGET up|down BYTES cut|hang|flip
 up is from the source to the target. The first connection breaks, and says how many bytes each direction carried in the end; later ones do not break.
+flip changes one bit of the byte at that place instead.
 """
 import os, select, socket, sys, threading
 
@@ -20,8 +21,11 @@ def carry(source, limit):
     while is_open:
         for end in select.select([source, far], [], [])[0]:
             way = "up" if end is source else "down"
-            left = limit - carried[way] if way == direction else 65536
+            left = limit - carried[way] if way == direction and not (how == "flip") else 65536
             data = end.recv(min(65536, max(1, left)))
+            if how == "flip" and way == direction and carried[way] <= limit < carried[way] + len(data):
+                place = limit - carried[way]
+                data = data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :]
             if not data or (way == direction and left <= 0):
                 is_open = False
                 break
@@ -31,7 +35,7 @@ def carry(source, limit):
                 is_open = False
                 break
             carried[way] += len(data)
-            if way == direction and carried[way] >= limit:
+            if how != "flip" and way == direction and carried[way] >= limit:
                 is_open = False
                 break
     return far, carried

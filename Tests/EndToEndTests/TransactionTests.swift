@@ -1,0 +1,141 @@
+// What a transaction has to stand that no stage's fault shows: a full disk under the journal, a clock that jumps, moves that meet each other, a target that
+// falls silent, an image altered in flight. Each has one exact outcome.
+
+import Glibc
+import Support
+import Testing
+
+@Suite(.serialized, .enabled(if: geteuid() == 0, "needs root: it makes network namespaces"))
+struct TransactionTests {
+    private static let folder = #filePath.split(separator: "/").dropLast().map { "/" + $0 }.joined()
+    private let adopt = ["--exec", "--", Lab.program("sc-hold"), "adopt", "--echo"]
+
+    private func expectAlive(_ pair: CarriedTests.Pair, at location: SourceLocation = #_sourceLocation) throws {
+        let pong = try Held(pair.client.ask("ping 0"))
+        #expect(pong.good == 1, "\(pong)", sourceLocation: location)
+    }
+
+    private func finish(_ pair: CarriedTests.Pair, _ capture: Capture?, _ others: Child...) throws {
+        for child in others { child.terminate() }
+        for host in [Lab.Host.a, .b] {
+            for pid in Lab.processes(in: pair.world.lab.namespace(host)) where readText("/proc/\(pid)/comm").hasPrefix("sc-hold") { kill(pid, SIGTERM) }
+        }
+        try pair.finish(capture)
+    }
+
+    @Test(arguments: [Lab.Host.a, .b]) func `a full disk under the journal refuses the move before anything is touched`(host: Lab.Host) throws {
+        let pair = try CarriedTests.Pair(.ipv4, echo: true)
+        let capture = try Capture(pair.world.lab)
+        let (world, lab) = (pair.world, pair.world.lab)
+        let full = "\(lab.folder)/full"
+        try lab.check(in: nil, ["mkdir", full])
+        let mount = "mount -t tmpfs -o size=16k none \(full) && dd if=/dev/zero of=\(full)/filler bs=4k status=none 2>/dev/null; exec \"$@\""
+        let path = "\(lab.folder)/receive"
+        func command(_ words: [String], _ isFull: Bool) -> [String] { isFull ? ["unshare", "-m", "sh", "-c", mount, "sh"] + words : words }
+        let receiver = try lab.spawn(
+            in: .b, command([TwoHosts.program, "receive", "--listen", path], host == .b),
+            environment: world.environment(.b).merging(host == .b ? ["SC_STATE_DIR": full] : [:]) { $1 })
+        try #require(receiver.waitForOutputOrError("listening"), "\(receiver.stderr)")
+        let output = try lab.run(
+            in: .a, command([TwoHosts.program, "migrate", String(pair.server.pid), "--port", pair.port, "--to", "unix:\(path)"] + adopt, host == .a),
+            environment: world.environment(.a).merging(host == .a ? ["SC_STATE_DIR": full] : [:]) { $1 })
+        #expect(output.status == 1 && output.stderr.contains("(ENOSPC)") && output.stderr.contains("journal"), "\(output.stderr)")
+        try expectAlive(pair)
+        try finish(pair, capture, receiver)
+    }
+
+    @Test(arguments: ["+10 years", "-10 years"]) func `a clock that jumps in the middle of a move changes nothing`(jump: String) throws {
+        let pair = try CarriedTests.Pair(.ipv4, echo: true)
+        let world = pair.world
+        // libfaketime reads the offset anew each second; the monotonic clock stays, as in a jump.
+        let clock = "\(world.lab.folder)/clock"
+        try writeFile(clock, "+0\n")
+        let library = try #require(
+            ["/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1", "/usr/lib/aarch64-linux-gnu/faketime/libfaketime.so.1"].first { access($0, R_OK) == 0 })
+        let environment = world.environment(.a).merging([
+            "LD_PRELOAD": library, "FAKETIME_TIMESTAMP_FILE": clock, "FAKETIME_NO_CACHE": "1", "DONT_FAKE_MONOTONIC": "1",
+            "SC_FAULT": "capture-after:run:echo '\(jump)' > \(clock)",
+        ]) { $1 }
+        let output = try world.lab.run(
+            in: .a,
+            [TwoHosts.program, "migrate", String(pair.server.pid), "--port", pair.port, "--to", "unix:\(world.receiver(on: .b))"] + adopt,
+            environment: environment)
+        #expect(output.status == 0, "\(output.stderr)")
+        pair.server.terminate()
+        try expectAlive(pair)
+        try finish(pair, nil)
+    }
+
+    @Test func `two moves of one session at once: one moves it, the other one is refused`() throws {
+        for round in 0..<5 {
+            let pair = try CarriedTests.Pair(.ipv4, echo: true)
+            let world = pair.world
+            let command =
+                [TwoHosts.program, "migrate", String(pair.server.pid), "--port", try pair.port, "--to", "unix:\(try world.receiver(on: .b))"] + adopt
+            let movers = try (0..<2).map { _ in try world.lab.spawn(in: .a, command, environment: world.environment(.a)) }
+            let status = try movers.map { try $0.wait(timeout: .seconds(20)) }
+            #expect(status.sorted() == [0, 1], "round \(round): \(status) \(movers.map(\.stderr))")
+            pair.server.terminate()
+            try expectAlive(pair)
+            try finish(pair, nil)
+        }
+    }
+
+    @Test func `A to B while B to A: both end, and every session has one owner`() throws {
+        let world = try TwoHosts()
+        let capture = try Capture(world.lab)
+        let (hold, service) = (Lab.program("sc-hold"), world.lab.serviceAddress(.ipv4))
+        let onA = try world.lab.spawn(in: .a, [hold, "server", service, "7100", "--echo"], stdin: .pipe)
+        try #require(world.lab.waitUntilAccepting(.client, service, 7100))
+        let first = try world.lab.spawn(in: .client, [hold, "client", service, "7100", "1"], stdin: .pipe)
+        try #expect(Held(first.ask("ping 0")).good == 1)
+        try world.lab.routeService(to: .b)
+        let onB = try world.lab.spawn(in: .b, [hold, "server", service, "7200", "--echo"], stdin: .pipe)
+        try #require(world.lab.waitUntilAccepting(.client, service, 7200))
+        let second = try world.lab.spawn(in: .client, [hold, "client", service, "7200", "1"], stdin: .pipe)
+        try #expect(Held(second.ask("ping 0")).good == 1)
+        // The flows reach the host that the router does not name by way of the other one: both pass packets on for each other.
+        let paths = try (world.receiver(on: .a), world.receiver(on: .b))
+        let there = try world.lab.spawn(
+            in: .a, [TwoHosts.program, "migrate", String(onA.pid), "--peer", "10.78.0.2", "--to", "unix:\(paths.1)"] + adopt,
+            environment: world.environment(.a))
+        let back = try world.lab.spawn(
+            in: .b, [TwoHosts.program, "migrate", String(onB.pid), "--peer", "10.78.0.2", "--to", "unix:\(paths.0)"] + adopt,
+            environment: world.environment(.b))
+        let status = try (there.wait(timeout: .seconds(30)), back.wait(timeout: .seconds(30)))
+        #expect(status == (0, 0), "\(status) \(there.stderr)\(back.stderr)")
+        try #expect(Held(second.ask("ping 0")).good == 1)
+        try world.lab.routeService(to: .a)
+        try #expect(Held(first.ask("ping 0")).good == 1)
+        for host in [Lab.Host.a, .b] {
+            for pid in Lab.processes(in: world.lab.namespace(host)) where readText("/proc/\(pid)/comm").hasPrefix("sc-hold") { kill(pid, SIGTERM) }
+        }
+        for child in [first, second, onA, onB] { child.terminate() }
+        #expect(capture.stop().resetsToClient == 0)
+        try world.finish()
+    }
+
+    @Test func `an image that is altered in flight is refused, and the session stays`() throws {
+        let pair = try CarriedTests.Pair(.ipv4, echo: true)
+        let capture = try Capture(pair.world.lab)
+        let world = pair.world
+        for offset in [400, 500] {
+            let path = "\(world.lab.folder)/link-\(offset)"
+            let link = try world.lab.spawn(in: .b, ["python3", Self.folder + "/cutter.py", path, world.receiver(on: .b), "up", String(offset), "flip"])
+            try #require(link.waitForOutputOrError("listening"), "\(link.stderr)")
+            let output = try world.tool(.a, ["migrate", String(pair.server.pid), "--port", pair.port, "--to", "unix:\(path)"] + adopt)
+            #expect(output.status == 1, "\(offset): \(output.stderr)")
+            link.terminate()
+            unlink(path)
+            try expectAlive(pair)
+        }
+        try finish(pair, capture)
+    }
+
+    @Test func `nobody recovers what is not broken`() throws {
+        let world = try TwoHosts()
+        let output = try world.tool(.a, ["recover"])
+        #expect(output.status == 0 && output.stdout == "nothing to recover\n", "\(output)")
+        try world.finish()
+    }
+}
