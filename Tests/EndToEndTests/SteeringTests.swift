@@ -41,7 +41,8 @@ struct SteeringTests {
         let stream = try SteeredStream("tunnel over IPv6", .ipv4, split: true) { lab in
             try lab.setting(.b, "ipv4/conf/all/rp_filter", "1")
         }
-        try stream.move(["--steer", "tunnel", "--via", stream.world.lab.address(.b, .ipv4)])
+        try stream.move(["--steer", "tunnel", "--via", stream.world.lab.address(.b, .ipv6)])
+        try #expect(stream.world.lab.run(in: .a, ["ip", "-d", "link", "show", "type", "vxlan"]).stdout.contains("remote fd79::12"))
         try stream.move(["--steer", "tunnel"])
         try stream.finish()
     }

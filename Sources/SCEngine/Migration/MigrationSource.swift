@@ -99,7 +99,7 @@ package final class MigrationSource {
         offer.tool = "sc-checkpoint \(toolVersion)"
         offer.host = hostName()
         offer.flows = capture.flows
-        offer.steering = try steeringOffer(request.steering, capture.flows, in: capture.namespace)
+        offer.steering = try steeringOffer(request.steering, capture.flows, via: request.via, in: capture.namespace)
         offer.namespace = NamespaceIdentity(capture.namespace)
         offer.handover = request.handover
         if case .onto(let pid, let adapter, let options) = request.handover {

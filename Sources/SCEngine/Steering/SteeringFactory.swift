@@ -5,11 +5,17 @@ import Glibc
 import SCImage
 
 /// The steering's name in the offer, with what the target's half has to know, after a space. Refuses what can be refused while nothing is touched.
-package func steeringOffer(_ choice: SteeringChoice, _ flows: [Flow], in namespace: NetworkNamespace) throws(CheckpointError) -> String {
+/// `via` is the target's address that the user has named.
+package func steeringOffer(_ choice: SteeringChoice, _ flows: [Flow], via: IPAddress?, in namespace: NetworkNamespace) throws(CheckpointError)
+    -> String
+{
     switch choice {
     case .tunnel:
         let own = try namespace.addresses().map(\.address)
-        let usable = own.filter { address in !address.isLinkLocal && !flows.contains { $0.service.address == address } }
+        // The target ends the tunnel in the family of the address that it chooses among these, which must be that of `via`.
+        let usable = own.filter { address in
+            !address.isLinkLocal && (via == nil || via?.isIPv6 == address.isIPv6) && !flows.contains { $0.service.address == address }
+        }
         return "tunnel " + usable.prefix(16).map(\.description).joined(separator: " ")
     case .arpTakeover(let force):
         return "arp-takeover " + (try takeoverOffer(flows, force: force, in: namespace)).map(\.text).joined(separator: " ")
