@@ -18,7 +18,9 @@ var targets: [Target] = [
         swiftSettings: strict + [.strictMemorySafety(), .enableUpcomingFeature("InternalImportsByDefault")]),
     // libnet has no .pc file in Debian, so it is linked by name and used from C only.
     .target(name: "CProc", cSettings: strictC, linkerSettings: [.linkedLibrary("net")]),
-    .target(name: "SCEngine", dependencies: ["CProc", "SCImage"], swiftSettings: strict),
+    // Only the headers of libcurl are needed here: the library is loaded at the first use of a fence.
+    .target(name: "CHTTP", cSettings: strictC),
+    .target(name: "SCEngine", dependencies: ["CProc", "CHTTP", "SCImage"], swiftSettings: strict),
     .target(name: "SCAgent", dependencies: ["SCEngine", "SCImage", "CProc"], swiftSettings: strict),
     .executableTarget(
         name: "sc-checkpoint",
