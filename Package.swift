@@ -19,7 +19,9 @@ var targets: [Target] = [
     // libnet has no .pc file in Debian, so it is linked by name and used from C only.
     .target(name: "CProc", cSettings: strictC, linkerSettings: [.linkedLibrary("net"), .linkedLibrary("seccomp")]),
     .target(name: "CTLS", cSettings: strictC, linkerSettings: [.linkedLibrary("ssl"), .linkedLibrary("crypto")]),
-    .target(name: "SCEngine", dependencies: ["CProc", "SCImage"], swiftSettings: strict),
+    // Only the headers of libcurl are needed here: the library is loaded at the first use of a fence.
+    .target(name: "CHTTP", cSettings: strictC),
+    .target(name: "SCEngine", dependencies: ["CProc", "CHTTP", "SCImage"], swiftSettings: strict),
     .target(name: "SCAgent", dependencies: ["SCEngine", "SCImage", "CProc", "CTLS"], swiftSettings: strict),
     .executableTarget(
         name: "sc-checkpoint",

@@ -555,7 +555,7 @@ static const uint32_t sc__wire__offer__deadline_ms__default_value = 0u;
 static const protobuf_c_boolean sc__wire__offer__dry_run__default_value = 0;
 static const uint64_t sc__wire__offer__migration_high__default_value = 0ull;
 static const uint64_t sc__wire__offer__migration_low__default_value = 0ull;
-static const ProtobufCFieldDescriptor sc__wire__offer__field_descriptors[16] =
+static const ProtobufCFieldDescriptor sc__wire__offer__field_descriptors[17] =
 {
   {
     "tool",
@@ -749,11 +749,24 @@ static const ProtobufCFieldDescriptor sc__wire__offer__field_descriptors[16] =
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "fence",
+    17,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_BYTES,
+    offsetof(Sc__Wire__Offer, has_fence),
+    offsetof(Sc__Wire__Offer, fence),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned sc__wire__offer__field_indices_by_name[] = {
   8,   /* field[8] = boot_id */
   12,   /* field[12] = deadline_ms */
   13,   /* field[13] = dry_run */
+  16,   /* field[16] = fence */
   4,   /* field[4] = flows */
   2,   /* field[2] = format_newest */
   1,   /* field[1] = format_oldest */
@@ -771,7 +784,7 @@ static const unsigned sc__wire__offer__field_indices_by_name[] = {
 static const ProtobufCIntRange sc__wire__offer__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 16 }
+  { 0, 17 }
 };
 const ProtobufCMessageDescriptor sc__wire__offer__descriptor =
 {
@@ -781,7 +794,7 @@ const ProtobufCMessageDescriptor sc__wire__offer__descriptor =
   "Sc__Wire__Offer",
   "sc.wire",
   sizeof(Sc__Wire__Offer),
-  16,
+  17,
   sc__wire__offer__field_descriptors,
   sc__wire__offer__field_indices_by_name,
   1,  sc__wire__offer__number_ranges,

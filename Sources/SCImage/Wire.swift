@@ -27,6 +27,8 @@ package struct Offer: Equatable, Sendable {
     package var stateBytes: UInt64 = 0
     /// Milliseconds from the freeze to the activation; 0: no deadline.
     package var deadlineMilliseconds: UInt32 = 0
+    /// The fence that the target has to take before it activates; empty: none.
+    package var fence = ""
     /// Only answers are wanted.
     package var dryRun = false
 

@@ -12,6 +12,7 @@ extension RecordArena {
         else { throw .malformed(what: "the range of format versions in an offer is impossible", offset: offset) }
         offer.formatVersions = oldest...newest
         offer.host = try unsafe message.host.text("host name", at: offset)
+        offer.fence = try unsafe message.fence.text("fence", at: offset)
         offer.migration = unsafe MigrationID(high: message.migration_high, low: message.migration_low)
         offer.flows = try unsafe flows(message.flows, message.n_flows, at: offset)
         offer.steering = try unsafe message.steering.text("steering driver", at: offset)

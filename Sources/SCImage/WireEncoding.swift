@@ -25,6 +25,7 @@ extension FrameWriter {
         unsafe (message.has_deadline_ms, message.deadline_ms) =
             (present(offer.deadlineMilliseconds != 0), offer.deadlineMilliseconds)
         unsafe (message.has_dry_run, message.dry_run) = (present(offer.dryRun), present(offer.dryRun))
+        unsafe (message.has_fence, message.fence) = try arena.optional(offer.fence)
         let isNamed = present(offer.migration != MigrationID(high: 0, low: 0))
         unsafe (message.has_migration_high, message.migration_high) = (isNamed, offer.migration.high)
         unsafe (message.has_migration_low, message.migration_low) = (isNamed, offer.migration.low)

@@ -25,6 +25,7 @@ extension Seeded {
     fileprivate mutating func offer() -> Offer {
         var offer = Offer()
         (offer.tool, offer.host, offer.steering) = (text(), text(), text())
+        offer.fence = text()
         let oldest = number(UInt16.self)
         offer.formatVersions = oldest...max(oldest, number(UInt16.self))
         offer.flows = flows()

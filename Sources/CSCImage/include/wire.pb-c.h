@@ -146,10 +146,15 @@ struct  Sc__Wire__Offer
   uint64_t migration_high;
   protobuf_c_boolean has_migration_low;
   uint64_t migration_low;
+  /*
+   * The fence that the target has to take before it activates, as in "etcd://HOST:PORT/PREFIX"; absent: none.
+   */
+  protobuf_c_boolean has_fence;
+  ProtobufCBinaryData fence;
 };
 #define SC__WIRE__OFFER__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&sc__wire__offer__descriptor) \
-    , 0, {0,NULL}, 0, 0, 0, {0,NULL}, 0,NULL, 0, {0,NULL}, 0, 0ull, 0, 0ull, 0, {0,NULL}, NULL, 0, 0ull, 0, 0ull, 0, 0u, 0, 0, 0, 0ull, 0, 0ull }
+    , 0, {0,NULL}, 0, 0, 0, {0,NULL}, 0,NULL, 0, {0,NULL}, 0, 0ull, 0, 0ull, 0, {0,NULL}, NULL, 0, 0ull, 0, 0ull, 0, 0u, 0, 0, 0, 0ull, 0, 0ull, 0, {0,NULL} }
 
 
 /*

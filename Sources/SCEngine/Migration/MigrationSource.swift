@@ -16,6 +16,8 @@ package struct MigrationRequest: Sendable {
     /// Milliseconds that the target may be silent.
     package var deadline = 10_000
     package var dryRun = false
+    /// `etcd://HOST:PORT/PREFIX`: the target takes the sessions there before it activates them.
+    package var fence: String?
     package var shell = ["ssh"]
     package var program = "sc-checkpoint"
 
@@ -110,6 +112,7 @@ package final class MigrationSource {
         offer.stateBytes = UInt64(request.state.count)
         offer.deadlineMilliseconds = UInt32(clamping: request.deadline)
         offer.dryRun = request.dryRun
+        offer.fence = request.fence ?? ""
         try link.send(.offer(offer))
         guard case .answer(let answer) = try link.receive() else {
             throw CheckpointError("\(request.target.description) lost its place in the conversation", why: "an answer was expected", errno: EPROTO)

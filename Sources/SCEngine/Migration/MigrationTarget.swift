@@ -12,6 +12,7 @@ package final class MigrationTarget {
     private var steering: (any TargetSteering)?
     private var journal: Journal?
     private var keeper: Keeper?
+    private var fence: (any Fence)?
     /// Decides who receives the sessions of an offer, and as which user an acceptor must run (nil: any); throws the refusal.
     private let decide: (Offer) throws(CheckpointError) -> (Handover, UInt32?)
 
@@ -86,6 +87,7 @@ package final class MigrationTarget {
             }
             try receiveSessions(driver, count: offer.flows.count)
             try driver.confirm()
+            try fence?.take()
             try beginActivation()
         } catch {
             throw discard(driver, error)
@@ -101,6 +103,7 @@ package final class MigrationTarget {
         // In this order: once the journal is gone, the source is told by whoever it asks that the move was given up.
         journal?.remove()
         keeper?.dismiss()
+        fence?.undo()
         return error
     }
 
@@ -139,6 +142,13 @@ package final class MigrationTarget {
                     offer.migration, .target,
                     TargetEntry(source: offer.host, flows: offer.flows.map(FlowText.init), handover: driver.record, steering: steering.record))
                 keeper = try Keeper(for: offer.migration, .target, capacity: offer.flows.count + 2)
+                if !offer.fence.isEmpty {
+                    let fence = try EtcdFence(EtcdAddress(offer.fence))
+                    try fence.prepare(
+                        offer.flows.map(\.fenceKey), owner: fenceOwner(hostName(), NamespaceIdentity(namespace)),
+                        source: fenceOwner(offer.host, offer.namespace))
+                    self.fence = fence
+                }
             } catch {
                 driver.discard()
                 steering.giveBack()
@@ -227,6 +237,7 @@ package final class MigrationTarget {
             }
             try steering?.release()
             try? link.report(.activate)
+            try fence?.settle()
             // The client is served; the rest is tidying up, with programs that take milliseconds.
             driver.cleanUp()
             steering?.finish()

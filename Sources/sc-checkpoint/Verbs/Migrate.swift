@@ -37,6 +37,9 @@ struct Migrate: ParsableCommand {
     @Option(name: .long, help: ArgumentHelp("Milliseconds that the target may be silent.", valueName: "MS")) var deadline = 10_000
     @Option(name: .long, help: ArgumentHelp("The remote shell.", valueName: "COMMAND")) var rsh = "ssh"
     @Option(name: .long, help: ArgumentHelp("The tool on the target.", valueName: "PROGRAM")) var remoteProgram = "sc-checkpoint"
+    @Option(
+        name: .long, help: ArgumentHelp("An etcd in which the target takes the sessions before it serves them.", valueName: "etcd://HOST:PORT/PREFIX"))
+    var fence: String?
     @Flag(name: .long, help: "Ask the target, and move nothing.") var dryRun = false
     @Option(name: .long, help: ArgumentHelp("Write a page for a person: timeline, sessions, what failed.", valueName: "FILE")) var report: String?
     @Flag(name: .long, help: "One JSON document.") var json = false
@@ -131,6 +134,8 @@ struct Migrate: ParsableCommand {
         request.state = try readState(state)
         request.deadline = deadline
         request.dryRun = dryRun
+        if let fence { _ = try EtcdAddress(fence) }
+        request.fence = fence
         request.shell = rsh.split(separator: " ").map(String.init)
         request.program = remoteProgram
         return request
