@@ -11,7 +11,9 @@ final class EtcdServer {
     private(set) var pid: Int32 = 0
 
     init() throws {
-        var template = Array("/tmp/sc-etcd-XXXXXX".utf8CString)
+        // In memory: on a busy disk one fsync of etcd can take longer than a fence waits.
+        let base = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp"
+        var template = Array("\(base)/sc-etcd-XXXXXX".utf8CString)
         try #require(mkdtemp(&template) != nil)
         folder = String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
         port = 20000 + Int(getpid() % 5000) * 2 + Int.random(in: 0..<5000) * 2
