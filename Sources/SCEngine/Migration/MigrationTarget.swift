@@ -123,6 +123,7 @@ package final class MigrationTarget {
                 "cannot move the session onto a server in its own network namespace", why: "the server's connection would have the same 4-tuple",
                 errno: EADDRINUSE, advice: "Use --into or --exec there")
         }
+        if offer.namespace != NamespaceIdentity(namespace) { try LivingFlows.refuseConflicts(offer, in: namespace) }
         let steering = try makeTargetSteering(offer, in: namespace)
         let stateBytes = offer.flows.count == 1 ? Int(clamping: offer.stateBytes) : 0
         do throws(CheckpointError) {
