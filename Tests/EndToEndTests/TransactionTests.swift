@@ -50,15 +50,16 @@ struct TransactionTests {
         // libfaketime reads the offset anew each second; the monotonic clock stays, as in a jump.
         let clock = "\(world.lab.folder)/clock"
         try writeFile(clock, "+0\n")
-        let library = try #require(
-            ["/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1", "/usr/lib/aarch64-linux-gnu/faketime/libfaketime.so.1"].first { access($0, R_OK) == 0 })
-        let environment = world.environment(.a).merging([
-            "LD_PRELOAD": library, "FAKETIME_TIMESTAMP_FILE": clock, "FAKETIME_NO_CACHE": "1", "DONT_FAKE_MONOTONIC": "1",
-            "SC_FAULT": "capture-after:run:echo '\(jump)' > \(clock)",
-        ]) { $1 }
+        let libraries = ["x86_64", "aarch64"].map { "/usr/lib/\($0)-linux-gnu/faketime/libfaketime.so.1" }
+        let found: String? = libraries.first { access($0, R_OK) == 0 }
+        let library = try #require(found)
+        let preload = ["env", "LD_PRELOAD=\(library)", "FAKETIME_TIMESTAMP_FILE=\(clock)", "FAKETIME_NO_CACHE=1", "DONT_FAKE_MONOTONIC=1"]
+            // The library changes the environment's place when it is loaded first, and Swift would not find the arguments; the shell takes that on.
+            + ["sh", "-c", "exec \"$@\"", "sh"]
+        let environment = world.environment(.a).merging(["SC_FAULT": "capture-after:run:echo '\(jump)' > \(clock)"]) { $1 }
         let output = try world.lab.run(
             in: .a,
-            [TwoHosts.program, "migrate", String(pair.server.pid), "--port", pair.port, "--to", "unix:\(world.receiver(on: .b))"] + adopt,
+            preload + [TwoHosts.program, "migrate", String(pair.server.pid), "--port", pair.port, "--to", "unix:\(world.receiver(on: .b))"] + adopt,
             environment: environment)
         #expect(output.status == 0, "\(output.stderr)")
         pair.server.terminate()
@@ -83,35 +84,38 @@ struct TransactionTests {
 
     @Test func `A to B while B to A: both end, and every session has one owner`() throws {
         let world = try TwoHosts()
-        let capture = try Capture(world.lab)
         let (hold, service) = (Lab.program("sc-hold"), world.lab.serviceAddress(.ipv4))
         let onA = try world.lab.spawn(in: .a, [hold, "server", service, "7100", "--echo"], stdin: .pipe)
         try #require(world.lab.waitUntilAccepting(.client, service, 7100))
         let first = try world.lab.spawn(in: .client, [hold, "client", service, "7100", "1"], stdin: .pipe)
         try #expect(Held(first.ask("ping 0")).good == 1)
-        try world.lab.routeService(to: .b)
-        let onB = try world.lab.spawn(in: .b, [hold, "server", service, "7200", "--echo"], stdin: .pipe)
+        let onAToo = try world.lab.spawn(in: .a, [hold, "server", service, "7200", "--echo"], stdin: .pipe)
         try #require(world.lab.waitUntilAccepting(.client, service, 7200))
         let second = try world.lab.spawn(in: .client, [hold, "client", service, "7200", "1"], stdin: .pipe)
         try #expect(Held(second.ask("ping 0")).good == 1)
-        // The flows reach the host that the router does not name by way of the other one: both pass packets on for each other.
+        let capture = try Capture(world.lab)
+        // The second session is at B already, by way of A; it comes back while the first one goes there.
         let paths = try (world.receiver(on: .a), world.receiver(on: .b))
+        try world.migrate(onAToo.pid, from: .a, to: .b, ["--peer", "10.78.0.2"] + adopt)
+        let holder = try #require(
+            Lab.processes(in: world.lab.namespace(.b)).first { readText("/proc/\($0)/comm").hasPrefix("sc-hold") })
         let there = try world.lab.spawn(
             in: .a, [TwoHosts.program, "migrate", String(onA.pid), "--peer", "10.78.0.2", "--to", "unix:\(paths.1)"] + adopt,
             environment: world.environment(.a))
         let back = try world.lab.spawn(
-            in: .b, [TwoHosts.program, "migrate", String(onB.pid), "--peer", "10.78.0.2", "--to", "unix:\(paths.0)"] + adopt,
+            in: .b, [TwoHosts.program, "migrate", String(holder), "--peer", "10.78.0.2", "--to", "unix:\(paths.0)"] + adopt,
             environment: world.environment(.b))
+        // Each needs the other host's steering for a moment; one of them may be told to come again.
         let status = try (there.wait(timeout: .seconds(30)), back.wait(timeout: .seconds(30)))
-        #expect(status == (0, 0), "\(status) \(there.stderr)\(back.stderr)")
+        #expect((status.0 == 0 || status.1 == 0) && status.0 <= 1 && status.1 <= 1, "\(status) \(there.stderr)\(back.stderr)")
         try #expect(Held(second.ask("ping 0")).good == 1)
-        try world.lab.routeService(to: .a)
         try #expect(Held(first.ask("ping 0")).good == 1)
+        let packets = capture.stop()
+        #expect(packets.resetsToClient == 0, "\(packets.segments.filter { $0.isRST || $0.isFIN })")
         for host in [Lab.Host.a, .b] {
             for pid in Lab.processes(in: world.lab.namespace(host)) where readText("/proc/\(pid)/comm").hasPrefix("sc-hold") { kill(pid, SIGTERM) }
         }
-        for child in [first, second, onA, onB] { child.terminate() }
-        #expect(capture.stop().resetsToClient == 0)
+        for child in [first, second, onA, onAToo] { child.terminate() }
         try world.finish()
     }
 
@@ -119,11 +123,11 @@ struct TransactionTests {
         let pair = try CarriedTests.Pair(.ipv4, echo: true)
         let capture = try Capture(pair.world.lab)
         let world = pair.world
-        for offset in [400, 500] {
+        for offset in stride(from: 40, to: 440, by: 80) {
             let path = "\(world.lab.folder)/link-\(offset)"
             let link = try world.lab.spawn(in: .b, ["python3", Self.folder + "/cutter.py", path, world.receiver(on: .b), "up", String(offset), "flip"])
             try #require(link.waitForOutputOrError("listening"), "\(link.stderr)")
-            let output = try world.tool(.a, ["migrate", String(pair.server.pid), "--port", pair.port, "--to", "unix:\(path)"] + adopt)
+            let output = try world.tool(.a, ["migrate", String(pair.server.pid), "--port", pair.port, "--to", "unix:\(path)", "--deadline", "1500"] + adopt)
             #expect(output.status == 1, "\(offset): \(output.stderr)")
             link.terminate()
             unlink(path)

@@ -1,5 +1,6 @@
 // A TCP connection to HOST:PORT by a deadline, over each address of the host in turn.
 
+import CProc
 import Glibc
 import SCEngine
 

@@ -1,5 +1,6 @@
 // A TLS connection as the terminator sees it: handshake, bytes, and what went wrong in the words of the command line.
 
+import CProc
 import CTLS
 import Glibc
 import SCEngine

@@ -1,5 +1,6 @@
 // Moves bytes between the engine's socket and the TLS connection in one thread: whoever waits for one direction keeps the other going.
 
+import CProc
 import Glibc
 import SCEngine
 import SCImage
