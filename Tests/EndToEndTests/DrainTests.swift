@@ -233,6 +233,38 @@ struct DrainTests {
         try crowd.finish()
     }
 
+    @Test func `agents that let in only so many offers a second get all sessions one by one`() throws {
+        var crowd = try Crowd()
+        try crowd.startAcceptor()
+        let agents = try Agents(
+            crowd.world, services: "{hold: {ports: [7100], peers: [\"a\", \"b\"], accept: [{into: \"\(crowd.socket)\"}]}}", limits: "{offers_per_second: 8}")
+        for host in [Lab.Host.a, .b] { try agents.start(host) }
+        try agents.join()
+        let output = try agents.tool(
+            .a, ["drain", "--json", "--service", "hold", "--config", agents.policy(.a), "--to", "tls://b", "--max-in-flight", "1"])
+        #expect(output.status == 0, "\(output.stdout)\(output.stderr)")
+        let result = try JSONDecoder().decode(Drained.self, from: Data(output.stdoutBytes))
+        #expect(result.moved == 40 && result.sessions.allSatisfy { $0.target == "tls://b" })
+        try crowd.expectEcho()
+        let reports = agents.log(.a).split(separator: "\n").filter { $0.contains("source moved: 1 session") }
+        #expect(reports.count == 40, "\(agents.log(.a))")
+        agents.stop()
+        try crowd.finish()
+    }
+
+    @Test func `a new process for each batch`() throws {
+        let crowd = try Crowd(12)
+        let world = crowd.world
+        let arguments = [String(crowd.server.pid), "--to", "unix:\(try world.receiver(on: .b))", "--max-in-flight", "4", "--peer", "10.78.0.2"]
+        let result = try crowd.drain(arguments + ["--exec", "--", Lab.program("sc-hold"), "adopt", "--echo"], status: 0)
+        #expect(result.moved == 12)
+        try crowd.expectEcho()
+        let adopters = Lab.processes(in: world.lab.namespace(.b)).filter { readText("/proc/\($0)/comm").hasPrefix("sc-hold") }
+        #expect(adopters.count == 3)
+        for pid in adopters { kill(pid, SIGTERM) }
+        try crowd.finish()
+    }
+
     @Test func `what cannot be drained is refused`() throws {
         let crowd = try Crowd(1)
         let world = crowd.world
