@@ -18,8 +18,8 @@ struct SCCheckpoint: ParsableCommand {
             """,
         version: toolVersion,
         subcommands: [
-            Check.self, Inspect.self, Snapshot.self, Restore.self, Migrate.self, Release.self, Resume.self, Receive.self, Recover.self, Show.self,
-            Verify.self, Peers.self, AgentVerb.self, TLSEnd.self, SteerRouter.self,
+            Check.self, Inspect.self, Snapshot.self, Restore.self, Migrate.self, DrainVerb.self, Release.self, Resume.self, Receive.self,
+            Recover.self, Show.self, Verify.self, Sessions.self, Services.self, Peers.self, AgentVerb.self, TLSEnd.self, SteerRouter.self,
         ])
 }
 

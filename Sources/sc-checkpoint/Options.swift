@@ -15,6 +15,13 @@ struct FilterOptions: ParsableArguments {
     var fd: [Int32] = []
 
     func filter(all: Bool = false) throws -> SessionFilter {
+        var filter = try Self.filter(peer: peer, port: port)
+        filter.descriptors = fd
+        filter.all = all
+        return filter
+    }
+
+    static func filter(peer: [String], port: [UInt16]) throws -> SessionFilter {
         var filter = SessionFilter()
         filter.peers = try peer.map { text in
             guard let peer = PeerFilter(text) else {
@@ -25,14 +32,21 @@ struct FilterOptions: ParsableArguments {
             return peer
         }
         filter.ports = port
-        filter.descriptors = fd
-        filter.all = all
         return filter
     }
 }
 
-/// Who gets the restored channels.
+/// Who gets the restored channels, and with `--exec` the command.
 struct HandoverOptions: ParsableArguments {
+    @OptionGroup var receiver: ReceiverOptions
+    @Argument(help: ArgumentHelp("With --exec: the command.", valueName: "CMD"))
+    var command: [String] = []
+
+    func handover() throws -> Handover { try receiver.handover(command: command) }
+}
+
+/// Who gets the restored channels.
+struct ReceiverOptions: ParsableArguments {
     @Flag(name: .customLong("exec"), help: "Hand over to a new process: --exec -- CMD ARGS (LISTEN_FDS, SC_STATE_FILE).")
     var isExec = false
     @Option(name: .long, help: ArgumentHelp("Hand over to the acceptor that listens on this Unix socket.", valueName: "SOCKET"))
@@ -43,10 +57,8 @@ struct HandoverOptions: ParsableArguments {
     var adapter: String?
     @Option(name: .long, help: ArgumentHelp("Hand over to whom the target's policy names for this service.", valueName: "NAME"))
     var service: String?
-    @Argument(help: ArgumentHelp("With --exec: the command.", valueName: "CMD"))
-    var command: [String] = []
 
-    func handover() throws -> Handover {
+    func handover(command: [String]) throws -> Handover {
         let given = [isExec, into != nil, onto != nil, service != nil].filter { $0 }.count
         guard given == 1 else {
             throw CheckpointError(

@@ -39,10 +39,17 @@ package struct MigrationResult: Sendable {
 package final class MigrationSource {
     private let request: MigrationRequest
     private let selection: (chosen: [SelectedSession], refused: [SelectedSession])
-    private let migration = MigrationID.random()
+    package let migration = MigrationID.random()
     /// When each stage began and how long it took, also of a move that failed.
     package private(set) var timeline = Timeline()
+    /// The target has not answered yet, not even a hello: after a failure, it could not be reached.
+    package private(set) var isReaching = false
     private let progress: (Stage) -> Void
+
+    /// Moves these sessions, which are of one network namespace.
+    package init(_ request: MigrationRequest, moving sessions: [SelectedSession], progress: @escaping (Stage) -> Void = { _ in }) {
+        (self.request, self.progress, selection) = (request, progress, (sessions, []))
+    }
 
     package init(
         _ request: MigrationRequest, of root: TargetProcess, _ filter: SessionFilter, progress: @escaping (Stage) -> Void = { _ in }
@@ -72,7 +79,9 @@ package final class MigrationSource {
         let capture = try SessionCapture(selection.chosen, isGuarded: false)
         let adapter = try chosenAdapter()
         let adapterStates = try capture.learn(adapter, options: request.adapterOptions)
+        isReaching = true
         let link = try PeerLink.open(request.target, shell: request.shell, program: request.program, timeout: request.deadline)
+        isReaching = false
         let answer = try stage(.offer, link) { () throws(CheckpointError) in try offer(capture, adapterStates, over: link) }
         var result = MigrationResult(
             migrated: capture.flows,

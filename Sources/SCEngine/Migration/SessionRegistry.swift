@@ -48,6 +48,15 @@ package enum SessionRegistry {
         return entry
     }
 
+    /// The file of this name: the session's id, and which socket of which process it was restored into.
+    static func read(_ name: String) -> (id: SessionID, pid: Int32, inode: UInt64)? {
+        guard name.hasPrefix("socket-"), let text = readText("\(StateDirectory.path)/sessions/\(name)") else { return nil }
+        let fields = parse(text)
+        let id = (fields["id"] ?? "").split(separator: " ").compactMap { UInt64($0) }
+        guard id.count == 2, let pid = Int32(fields["pid"] ?? ""), let inode = UInt64(fields["inode"] ?? "") else { return nil }
+        return (SessionID(high: id[0], low: id[1]), pid, inode)
+    }
+
     /// The processes that sessions were restored into.
     static func pids() -> Set<Int32> {
         var pids: Set<Int32> = []

@@ -84,9 +84,28 @@ package func selectSessions(
             outcome: .usage)
     }
     try requireDescriptors(filter.descriptors, of: root)
+    var seen: Set<UInt64> = []
+    let (chosen, refused) = try findSessions(of: root, filter, seen: &seen)
+    if let first = refused.first, !filter.all {
+        throw CheckpointError(
+            "cannot move descriptor \(first.channel.fd) of process \(first.process.pid) (\(first.process.command)), \(first.channel.local) <- \(first.channel.peer)",
+            why: first.channel.reason ?? "", errno: EOPNOTSUPP, advice: "sc-checkpoint inspect \(root.pid) shows what can be moved")
+    }
+    guard !chosen.isEmpty else {
+        throw CheckpointError(
+            "process \(root.pid) (\(root.command)) has no session that can be moved and matches \(filter.description)", why: "no such connection",
+            errno: ENOENT, advice: "List its channels with sc-checkpoint inspect \(root.pid) --tree")
+    }
+    return (chosen, refused)
+}
+
+/// The sessions of a process and of its children that pass the filter, without a word about what is missing. `seen` are the sockets that were found
+/// before, of other processes too.
+package func findSessions(
+    of root: TargetProcess, _ filter: SessionFilter, seen: inout Set<UInt64>
+) throws(CheckpointError) -> (chosen: [SelectedSession], refused: [SelectedSession]) {
     var chosen: [SelectedSession] = []
     var refused: [SelectedSession] = []
-    var seen: Set<UInt64> = []
     for process in root.tree() {
         for channel in try Prober().channels(of: process) where channel.kind == .tcp && filter.matches(channel) {
             // A connection that several processes or descriptors share is one session.
@@ -98,16 +117,6 @@ package func selectSessions(
             }
         }
         if !filter.descriptors.isEmpty { break }
-    }
-    if let first = refused.first, !filter.all {
-        throw CheckpointError(
-            "cannot move descriptor \(first.channel.fd) of process \(first.process.pid) (\(first.process.command)), \(first.channel.local) <- \(first.channel.peer)",
-            why: first.channel.reason ?? "", errno: EOPNOTSUPP, advice: "sc-checkpoint inspect \(root.pid) shows what can be moved")
-    }
-    guard !chosen.isEmpty else {
-        throw CheckpointError(
-            "process \(root.pid) (\(root.command)) has no session that can be moved and matches \(filter.description)", why: "no such connection",
-            errno: ENOENT, advice: "List its channels with sc-checkpoint inspect \(root.pid) --tree")
     }
     return (chosen, refused)
 }

@@ -1,0 +1,149 @@
+// What this host's files say of sessions: moves under way or in doubt, sessions that are held, that came from elsewhere, that are passed on.
+
+import CProc
+import Glibc
+import SCImage
+
+/// One session that this host knows of, and why.
+package struct KnownSession: Sendable {
+    package enum Kind: String, Sendable, CaseIterable {
+        /// A journal names it: its move is under way, in doubt, or ended without the other end's word.
+        case move
+        /// `snapshot --take` holds it.
+        case held
+        /// It was restored here and lives.
+        case restored
+        /// It lives elsewhere, and this host passes its packets on.
+        case forwarded
+    }
+
+    package var kind: Kind
+    package var flow: FlowText
+    /// The id of the session, or of its move.
+    package var id: String
+    /// Seconds since it became so.
+    package var age: Int
+    /// The process that has it here.
+    package var pid: Int32?
+    package var command: String?
+    /// The other end: a target's address, a source's name.
+    package var other: String?
+    /// Moves: this host's end of it, and how it stands.
+    package var role: JournalRole?
+    package var state: String?
+}
+
+extension KnownSession {
+    /// All of them. Throws when a directory is there and cannot be read.
+    package static func list() throws(CheckpointError) -> [KnownSession] {
+        let state = String(Journal.directory.dropLast("/journal".count))
+        for directory in [Journal.directory, "\(state)/forwards", "\(StateDirectory.path)/held", "\(StateDirectory.path)/sessions"] {
+            try requireReadable(directory)
+        }
+        return try moves() + held() + restored() + forwarded(state)
+    }
+
+    /// One that does not exist holds nothing. A missing right to search a parent looks like a missing right to read.
+    private static func requireReadable(_ directory: String) throws(CheckpointError) {
+        guard access(directory, R_OK | X_OK) != 0, errno != ENOENT else { return }
+        throw CheckpointError("cannot read \(directory)", result: Int(-errno), advice: "Run as root, or as the user who moves sessions")
+    }
+
+    private static func moves() throws(CheckpointError) -> [KnownSession] {
+        var result: [KnownSession] = []
+        for (migration, role) in Journal.list() {
+            // One that ended since it was listed.
+            guard let content = Journal.read(migration, role) else { continue }
+            let (flows, other, begun): ([FlowText], String, Int)
+            switch role {
+            case .source:
+                let entry = try content.entry(as: SourceEntry.self)
+                (flows, other, begun) = (entry.flows, entry.target.description, entry.writer.time)
+            case .target:
+                let entry = try content.entry(as: TargetEntry.self)
+                (flows, other, begun) = (entry.flows, entry.source, entry.writer.time)
+            }
+            let age = max(0, time(nil) - begun)
+            result += flows.map {
+                KnownSession(
+                    kind: .move, flow: $0, id: migration.description, age: age, pid: nil, command: nil, other: other, role: role,
+                    state: standing(content, migration, role))
+            }
+        }
+        return result
+    }
+
+    private static func standing(_ content: Journal.Content, _ migration: MigrationID, _ role: JournalRole) -> String {
+        if Journal.isBusy(migration, role) { return "under way" }
+        if content.has(.lost) { return "lost" }
+        if content.has(.active) { return "active" }
+        return content.has(.decided) || content.has(.activating) ? "in doubt" : "to be given back"
+    }
+
+    private static func held() -> [KnownSession] {
+        let folder = "\(StateDirectory.path)/held"
+        return names(in: folder).compactMap { name in
+            guard let id = SessionID(name), let record = HoldRecord.find(id) else { return nil }
+            return KnownSession(
+                kind: .held, flow: FlowText(record.flow), id: name, age: age(of: "\(folder)/\(name)"), pid: record.pid,
+                command: commandName(record.pid))
+        }
+    }
+
+    private static func restored() -> [KnownSession] {
+        let folder = "\(StateDirectory.path)/sessions"
+        var sockets: [Int32: [UInt64: Flow]] = [:]
+        return names(in: folder).compactMap { name in
+            guard let entry = SessionRegistry.read(name) else { return nil }
+            let known = sockets[entry.pid] ?? flows(of: entry.pid)
+            sockets[entry.pid] = known
+            // Its process has closed it, or has ended.
+            guard let flow = known[entry.inode] else { return nil }
+            return KnownSession(
+                kind: .restored, flow: FlowText(flow), id: entry.id.description, age: age(of: "\(folder)/\(name)"), pid: entry.pid,
+                command: commandName(entry.pid))
+        }
+    }
+
+    private static func forwarded(_ state: String) -> [KnownSession] {
+        ForwardRecord.list().flatMap { record in
+            record.flows.map {
+                KnownSession(
+                    kind: .forwarded, flow: $0, id: record.migration, age: age(of: "\(state)/forwards/\(record.migration)"),
+                    other: record.target.description)
+            }
+        }
+    }
+
+    /// The connections of a process, by the inodes of their sockets.
+    private static func flows(of pid: Int32) -> [UInt64: Flow] {
+        guard let process = try? TargetProcess(pid: pid), let numbers = try? process.descriptors() else { return [:] }
+        var result: [UInt64: Flow] = [:]
+        for fd in numbers {
+            guard process.link(of: fd)?.hasPrefix("socket:[") == true, let copy = try? process.duplicate(fd) else { continue }
+            var stat = cproc_stat()
+            let view = SocketView(copy.raw)
+            guard cproc_fstat(copy.raw, &stat) >= 0, let local = view.local, let peer = view.peer else { continue }
+            result[stat.inode] = Flow(client: peer, service: local)
+        }
+        return result
+    }
+
+    private static func commandName(_ pid: Int32) -> String? { readText("/proc/\(pid)/comm").map { String($0.prefix { $0 != "\n" }) } }
+
+    private static func age(of path: String) -> Int {
+        var status = stat()
+        return stat(path, &status) == 0 ? max(0, time(nil) - status.st_mtim.tv_sec) : 0
+    }
+
+    private static func names(in directory: String) -> [String] {
+        guard let handle = opendir(directory) else { return [] }
+        defer { closedir(handle) }
+        var result: [String] = []
+        while let entry = readdir(handle) {
+            let name = withUnsafePointer(to: &entry.pointee.d_name) { $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) } }
+            if !name.hasPrefix(".") { result.append(name) }
+        }
+        return result.sorted()
+    }
+}

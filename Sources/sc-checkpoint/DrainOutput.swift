@@ -1,0 +1,61 @@
+// A drain as a JSON document, and as reports to the agent.
+
+import SCAgent
+import SCEngine
+
+/// `drain --json`.
+struct DrainDocument: Encodable {
+    struct Entry: Encodable {
+        var client, service, outcome: String
+        var target, reason: String?
+
+        private enum CodingKeys: CodingKey { case client, service, outcome, target, reason }
+
+        /// Every key is always there.
+        func encode(to encoder: any Encoder) throws {
+            var container = encoder.container(keyedBy: CodingKeys.self)
+            try container.encode(client, forKey: .client)
+            try container.encode(service, forKey: .service)
+            try container.encode(outcome, forKey: .outcome)
+            try container.encode(target, forKey: .target)
+            try container.encode(reason, forKey: .reason)
+        }
+    }
+
+    struct LeftOut: Encodable { var target, reason: String }
+
+    var moved, stayed, unknown, ended: Int
+    var seconds: Double
+    var dry_run: Bool
+    var sessions: [Entry]
+    var left_out: [LeftOut]
+
+    init(_ result: DrainResult, dryRun: Bool) {
+        (moved, stayed) = (result.count(.moved), result.count(.stayed))
+        (unknown, ended) = (result.count(.unknown), result.count(.ended))
+        seconds = Double(result.nanoseconds / 1000) / 1e6
+        dry_run = dryRun
+        sessions = result.sessions.map {
+            Entry(
+                client: $0.flow.client.description, service: $0.flow.service.description, outcome: $0.outcome.rawValue,
+                target: $0.target?.description, reason: $0.reason)
+        }
+        left_out = result.leftOut.map { LeftOut(target: $0.target.description, reason: $0.reason) }
+    }
+}
+
+extension WorkerReport {
+    /// One move of a drain, for the agent's log and metrics.
+    init(_ attempt: Drain.Attempt, dryRun: Bool) {
+        switch attempt.outcome {
+        case .success(let result):
+            self.init(role: "source", outcome: dryRun ? "answered" : "moved")
+            (sessions, blackout) = (result.migrated.count, dryRun ? nil : result.blackout)
+        case .failure(let error):
+            let isUntouched = !attempt.timeline.entries.contains { $0.stage == .park }
+            self.init(role: "source", outcome: error.outcome == .needsRecovery ? "needs_recovery" : isUntouched ? "refused" : "rolled_back")
+            message = error.description
+        }
+        stages = attempt.timeline.entries.map { .init(name: $0.stage.rawValue, nanoseconds: $0.duration) }
+    }
+}

@@ -1,0 +1,279 @@
+// A host is emptied: many sessions, several targets, and those that nobody takes; and what `sessions` and `services` say of it.
+
+import FoundationEssentials
+import Glibc
+import Support
+import Testing
+
+/// What `drain --json` prints.
+private struct Drained: Decodable {
+    struct Entry: Decodable {
+        var client, service, outcome: String
+        var target, reason: String?
+    }
+    struct LeftOut: Decodable { var target, reason: String }
+    var moved, stayed, unknown, ended: Int
+    var seconds: Double
+    var sessions: [Entry]
+    var left_out: [LeftOut]
+}
+
+/// What `sessions --json` prints.
+private struct Known: Decodable {
+    struct Row: Decodable {
+        var kind, client, service, id: String
+        var seconds: Int
+        var pid: Int32?
+        var command, other, role, state: String?
+    }
+    var sessions: [Row]
+}
+
+/// What `services --json` prints.
+private struct Served: Decodable {
+    struct Accept: Decodable {
+        var kind, name: String
+        var ready: Bool
+        var reason: String?
+        var pid: Int32?
+    }
+    struct Server: Decodable {
+        var pid: Int32
+        var command: String
+        var sessions: Int
+    }
+    struct Service: Decodable {
+        var name: String
+        var ports: [UInt16]
+        var peers: [String]
+        var accept: [Accept]
+        var servers: [Server]
+    }
+    var services: [Service]
+}
+
+@Suite(.serialized, .enabled(if: geteuid() == 0, "needs root: it makes network namespaces"))
+struct DrainTests {
+    private static let script = #filePath.split(separator: "/").dropLast().map { "/" + $0 }.joined() + "/drain_acceptor.py"
+
+    /// A server on A with `count` idle clients, an acceptor on B, and a policy that names both as service `hold`.
+    private struct Crowd {
+        let world: TwoHosts
+        let server, client: Child
+        let count: Int
+        let capture: Capture
+        let socket, policy: String
+        private var others: [Child] = []
+
+        init(_ count: Int = 40) throws {
+            self.count = count
+            world = try TwoHosts()
+            capture = try Capture(world.lab)
+            socket = "\(world.lab.folder)/acceptor.sock"
+            policy = "\(world.lab.folder)/agent.json5"
+            try writeFile(policy, "{services: {hold: {ports: [7100], peers: [\"hosta\"], accept: [{into: \"\(socket)\"}]}}}")
+            let hold = Lab.program("sc-hold")
+            let service = world.lab.serviceAddress(.ipv4)
+            server = try world.lab.spawn(in: .a, [hold, "server", service, "7100", "--echo"], stdin: .pipe)
+            try #require(server.waitForOutputOrError("listening"), "\(server.stderr)")
+            client = try world.lab.spawn(in: .client, [hold, "client", service, "7100", String(count)], stdin: .pipe)
+            try #require(client.waitForOutputOrError("connected"), "\(client.stderr)")
+            try expectEcho()
+        }
+
+        mutating func startAcceptor(_ options: String...) throws {
+            let child = try world.lab.spawn(in: .b, ["python3", DrainTests.script, socket] + options)
+            others.append(child)
+            try #require(child.waitForOutputOrError("listening"), "\(child.stderr)")
+        }
+
+        /// A receiver on B with a run directory of its own.
+        mutating func startReceiver(_ name: String, _ options: String...) throws -> String {
+            let path = "\(world.lab.folder)/\(name).sock"
+            let child = try world.lab.spawn(
+                in: .b, [TwoHosts.program, "receive", "--listen", path] + options, environment: ["SC_RUN_DIR": "\(world.lab.folder)/run-\(name)"])
+            others.append(child)
+            try #require(child.waitForOutputOrError("listening"), "\(child.stderr)")
+            return path
+        }
+
+        func expectEcho(at location: SourceLocation = #_sourceLocation) throws {
+            let pong = try Held(client.ask("ping all"))
+            #expect(pong.good == count && pong.failed == 0, "\(pong)", sourceLocation: location)
+        }
+
+        func drain(_ arguments: [String], status: Int32, fault: String? = nil, at location: SourceLocation = #_sourceLocation) throws -> Drained {
+            var environment = world.environment(.a)
+            environment["SC_FAULT"] = fault
+            let output = try world.lab.run(
+                in: .a, [TwoHosts.program, "drain", "--json"] + arguments, environment: environment, timeout: .seconds(60))
+            #expect(output.status == status, "\(output.stdout)\(output.stderr)", sourceLocation: location)
+            return try JSONDecoder().decode(Drained.self, from: Data(output.stdoutBytes))
+        }
+
+        func port(_ index: Int) throws -> String { String(try #require(try Held(client.ask("state \(index)")).port)) }
+
+        func finish() throws {
+            let packets = capture.stop()
+            #expect(packets.resetsToClient == 0, "\(packets)")
+            for child in [client, server] + others { child.terminate() }
+            try world.finish()
+        }
+    }
+
+    @Test func `a service is drained, and sessions and services tell of it`() throws {
+        var crowd = try Crowd()
+        try crowd.startAcceptor()
+        let target = "unix:\(try crowd.startReceiver("b", "--policy", crowd.policy))"
+        let before: Served = try crowd.world.json(.a, ["services", "--config", crowd.policy])
+        #expect(before.services.map(\.name) == ["hold"] && before.services[0].ports == [7100] && before.services[0].peers == ["hosta"])
+        #expect(before.services[0].servers.map(\.sessions) == [40] && before.services[0].servers.map(\.pid) == [crowd.server.pid])
+        #expect(before.services[0].accept.map(\.ready) == [true] && before.services[0].accept[0].name == crowd.socket)
+
+        let arguments = ["--service", "hold", "--config", crowd.policy, "--to", target]
+        let rehearsed = try crowd.drain(arguments + ["--dry-run"], status: 0)
+        #expect(rehearsed.moved == 40)
+        try crowd.expectEcho()
+        let result = try crowd.drain(arguments, status: 0)
+        #expect(result.moved == 40 && result.stayed == 0 && result.unknown == 0 && result.ended == 0)
+        #expect(result.sessions.allSatisfy { $0.outcome == "moved" && $0.target == target && $0.reason == nil })
+        try crowd.expectEcho()
+
+        let left: Served = try crowd.world.json(.a, ["services", "--config", crowd.policy])
+        #expect(left.services[0].servers.map(\.sessions) == [0])
+        let gone: Known = try crowd.world.json(.a, ["sessions"])
+        #expect(gone.sessions.count == 40 && gone.sessions.allSatisfy { $0.kind == "forwarded" && $0.other == target && $0.pid == nil }, "\(gone)")
+        #expect(Set(gone.sessions.map(\.client)) == Set(result.sessions.map(\.client)))
+        let run = ["SC_RUN_DIR": "\(crowd.world.lab.folder)/run-b"]
+        let output = try crowd.world.lab.run(in: .b, [TwoHosts.program, "sessions", "--json"], environment: run)
+        let came = try JSONDecoder().decode(Known.self, from: Data(output.stdoutBytes)).sessions
+        #expect(came.count == 40 && came.allSatisfy { $0.kind == "restored" && $0.command?.hasPrefix("python") == true }, "\(came)")
+        #expect(Set(came.map(\.client)) == Set(result.sessions.map(\.client)))
+        let table = try crowd.world.lab.run(in: .b, [TwoHosts.program, "sessions"], environment: run).stdout
+        #expect(table.hasPrefix("KIND") && table.contains("restored"), "\(table)")
+        try crowd.finish()
+    }
+
+    @Test func `a session that the acceptor declines stays alone, with its reason`() throws {
+        var crowd = try Crowd()
+        let port = try crowd.port(17)
+        try crowd.startAcceptor("decline=\(port)")
+        let arguments = [String(crowd.server.pid), "--to", "unix:\(try crowd.world.receiver(on: .b))", "--into", crowd.socket]
+        let result = try crowd.drain(arguments + ["--max-in-flight", "10"], status: 1)
+        #expect(result.moved == 39 && result.stayed == 1)
+        let stayed = result.sessions.filter { $0.outcome == "stayed" }
+        #expect(stayed.first?.client.hasSuffix(":\(port)") == true && stayed.first?.reason?.contains("not this one") == true, "\(stayed)")
+        try crowd.expectEcho()
+        let words = try crowd.world.tool(.a, ["drain"] + arguments)
+        #expect(words.status == 1 && words.stdout.contains("moved 0 of 1, 1 stayed") && words.stdout.contains("not this one"), "\(words)")
+        try crowd.finish()
+    }
+
+    @Test func `targets get their shares by weight`() throws {
+        var crowd = try Crowd()
+        try crowd.startAcceptor()
+        let (large, small) = (try crowd.startReceiver("large"), try crowd.startReceiver("small"))
+        let result = try crowd.drain(
+            [String(crowd.server.pid), "--to", "unix:\(large)=3", "--to", "unix:\(small)", "--into", crowd.socket], status: 0)
+        #expect(result.sessions.filter { $0.target == "unix:\(large)" }.count == 30)
+        #expect(result.sessions.filter { $0.target == "unix:\(small)" }.count == 10)
+        try crowd.expectEcho()
+        try crowd.finish()
+    }
+
+    @Test func `a target that cannot be reached is left out and named`() throws {
+        var crowd = try Crowd()
+        try crowd.startAcceptor()
+        let nowhere = "unix:\(crowd.world.lab.folder)/nowhere"
+        let arguments = [String(crowd.server.pid), "--into", crowd.socket, "--to", nowhere, "--max-in-flight", "8"]
+        let kept = try crowd.drain(arguments, status: 1)
+        #expect(kept.stayed == 40 && kept.left_out.map(\.target) == [nowhere] && kept.sessions[0].reason?.contains("cannot reach") == true)
+        let result = try crowd.drain(arguments + ["--to", "unix:\(try crowd.startReceiver("b"))"], status: 0)
+        #expect(result.moved == 40 && result.left_out.map(\.target) == [nowhere])
+        try crowd.expectEcho()
+        try crowd.finish()
+    }
+
+    @Test func `after the deadline nothing new is begun`() throws {
+        var crowd = try Crowd()
+        try crowd.startAcceptor("slow=0.4")
+        let arguments = [String(crowd.server.pid), "--to", "unix:\(try crowd.startReceiver("b"))", "--into", crowd.socket, "--max-in-flight", "5"]
+        let none = try crowd.drain(arguments + ["--deadline", "0"], status: 1)
+        #expect(none.moved == 0 && none.stayed == 40 && none.sessions[0].reason?.contains("deadline") == true)
+        let some = try crowd.drain(arguments + ["--deadline", "1"], status: 1)
+        #expect(some.moved >= 5 && some.moved.isMultiple(of: 5) && some.moved < 40 && some.stayed == 40 - some.moved && some.seconds < 3)
+        try crowd.expectEcho()
+        try crowd.finish()
+    }
+
+    @Test func `a move in doubt is named and its sessions are left alone`() throws {
+        var crowd = try Crowd()
+        try crowd.startAcceptor()
+        let path = try crowd.startReceiver("b")
+        // The target's end dies with its listener as the source decides, and nobody is left to say how the move stands.
+        let kill = """
+            for p in $(ip netns pids \(crowd.world.lab.namespace(.b))); do
+                grep -q sc-checkpoint /proc/$p/comm && { tr '\\0' ' ' < /proc/$p/cmdline | grep -q receive && kill -9 $p; }
+            done; true
+            """
+        let result = try crowd.drain(
+            [String(crowd.server.pid), "--to", "unix:\(path)", "--into", crowd.socket, "--max-in-flight", "10", "--silence", "1000"], status: 3,
+            fault: "decide-before:run:" + kill)
+        #expect(result.unknown == 10 && result.stayed == 30 && result.left_out.count == 1, "\(result)")
+        let doubtful: Known = try crowd.world.json(.a, ["sessions"])
+        #expect(doubtful.sessions.filter { $0.kind == "move" && $0.role == "source" }.count == 10, "\(doubtful)")
+        // With a receiver in its place the keeper learns that the target never began, and gives the sessions back.
+        unlink(path)
+        _ = try crowd.startReceiver("b")
+        let isSettled = eventually(within: .seconds(20)) {
+            (try? crowd.world.json(.a, ["sessions"], as: Known.self).sessions.isEmpty) ?? false
+        }
+        #expect(isSettled)
+        try crowd.expectEcho()
+        try crowd.finish()
+    }
+
+    @Test func `agents that let in only so many offers a second get all sessions one by one`() throws {
+        var crowd = try Crowd()
+        try crowd.startAcceptor()
+        let agents = try Agents(
+            crowd.world, services: "{hold: {ports: [7100], peers: [\"a\", \"b\"], accept: [{into: \"\(crowd.socket)\"}]}}", limits: "{offers_per_second: 8}")
+        for host in [Lab.Host.a, .b] { try agents.start(host) }
+        try agents.join()
+        let output = try agents.tool(
+            .a, ["drain", "--json", "--service", "hold", "--config", agents.policy(.a), "--to", "tls://b", "--max-in-flight", "1"])
+        #expect(output.status == 0, "\(output.stdout)\(output.stderr)")
+        let result = try JSONDecoder().decode(Drained.self, from: Data(output.stdoutBytes))
+        #expect(result.moved == 40 && result.sessions.allSatisfy { $0.target == "tls://b" })
+        try crowd.expectEcho()
+        let reports = agents.log(.a).split(separator: "\n").filter { $0.contains("source moved: 1 session") }
+        #expect(reports.count == 40, "\(agents.log(.a))")
+        agents.stop()
+        try crowd.finish()
+    }
+
+    @Test func `a new process for each batch`() throws {
+        let crowd = try Crowd(12)
+        let world = crowd.world
+        let arguments = [String(crowd.server.pid), "--to", "unix:\(try world.receiver(on: .b))", "--max-in-flight", "4", "--peer", "10.78.0.2"]
+        let result = try crowd.drain(arguments + ["--exec", "--", Lab.program("sc-hold"), "adopt", "--echo"], status: 0)
+        #expect(result.moved == 12)
+        try crowd.expectEcho()
+        let adopters = Lab.processes(in: world.lab.namespace(.b)).filter { readText("/proc/\($0)/comm").hasPrefix("sc-hold") }
+        #expect(adopters.count == 3)
+        for pid in adopters { kill(pid, SIGTERM) }
+        try crowd.finish()
+    }
+
+    @Test func `what cannot be drained is refused`() throws {
+        let crowd = try Crowd(1)
+        let world = crowd.world
+        let pid = String(crowd.server.pid)
+        try world.refuses(.a, ["drain", "--to", "unix:/x", "--into", "/y"], status: 2, naming: "nothing is named to drain")
+        try world.refuses(.a, ["drain", pid, "--to", "unix:/x"], status: 2, naming: "say who gets the session")
+        try world.refuses(.a, ["drain", pid, "--to", "unix:/x=0", "--into", "/y"], status: 2, naming: "unix:/x=0 is no target")
+        try world.refuses(.a, ["drain", "--service", "web", "--config", crowd.policy, "--to", "unix:/x"], naming: "no service web", "hold", "ENOENT")
+        try world.refuses(.a, ["drain", "999999", "--to", "unix:/x", "--into", "/y"], naming: "ESRCH")
+        try crowd.finish()
+    }
+}
