@@ -237,7 +237,8 @@ struct DrainTests {
         var crowd = try Crowd()
         try crowd.startAcceptor()
         let agents = try Agents(
-            crowd.world, services: "{hold: {ports: [7100], peers: [\"a\", \"b\"], accept: [{into: \"\(crowd.socket)\"}]}}", limits: "{offers_per_second: 8}")
+            crowd.world, services: "{hold: {ports: [7100], peers: [\"a\", \"b\"], accept: [{into: \"\(crowd.socket)\"}]}}",
+            limits: "{offers_per_second: 8}")
         for host in [Lab.Host.a, .b] { try agents.start(host) }
         try agents.join()
         let output = try agents.tool(

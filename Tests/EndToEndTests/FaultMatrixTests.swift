@@ -114,7 +114,8 @@ struct FaultMatrixTests {
         let mover = try world.lab.spawn(
             in: .a,
             [
-                TwoHosts.program, "migrate", String(server.pid), "--peer", world.lab.address(.client, .ipv4), "--to", "unix:\(path)", "--deadline", "3000",
+                TwoHosts.program, "migrate", String(server.pid), "--peer", world.lab.address(.client, .ipv4), "--to", "unix:\(path)", "--deadline",
+                "3000",
                 "--state", state, "--into", socket,
             ], environment: world.environment(.a).merging(cell.end == .source ? fault : [:]) { $1 })
         let status = try mover.wait(timeout: .seconds(20))

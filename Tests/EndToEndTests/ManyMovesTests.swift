@@ -74,7 +74,9 @@ struct ManyMovesTests {
         var found: Int32?
         _ = eventually(within: .seconds(5)) {
             found = Lab.processes(in: world.lab.namespace(host)).first { pid in
-                pid != former && (try? world.json(host, ["inspect", String(pid), "--port", "7000"], as: Inspected.self).channels.contains { $0.movable }) == true
+                pid != former
+                    && (try? world.json(host, ["inspect", String(pid), "--port", "7000"], as: Inspected.self).channels.contains { $0.movable })
+                        == true
             }
             return found != nil
         }
@@ -86,7 +88,9 @@ struct ManyMovesTests {
         guard !sorted.isEmpty else { return }
         func at(_ share: Double) -> Int { sorted[min(sorted.count - 1, Int(Double(sorted.count) * share))] }
         Swift.print("\n\(title), in us, \(sorted.count) times: median \(at(0.5)), 90 % \(at(0.9)), 99 % \(at(0.99)), largest \(sorted.last!)")
-        for (low, high) in [(0, 1000), (1000, 1500), (1500, 2000), (2000, 3000), (3000, 5000), (5000, 10000), (10000, 20000), (20000, 100_000), (100_000, 10_000_000)] {
+        for (low, high) in [
+            (0, 1000), (1000, 1500), (1500, 2000), (2000, 3000), (3000, 5000), (5000, 10000), (10000, 20000), (20000, 100_000), (100_000, 10_000_000),
+        ] {
             let count = sorted.filter { $0 >= low && $0 < high }.count
             if count > 0 { Swift.print("  \(low) to \(high): \(count) \(String(repeating: "#", count: max(1, count * 60 / sorted.count)))") }
         }
