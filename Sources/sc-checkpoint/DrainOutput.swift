@@ -25,14 +25,19 @@ struct DrainDocument: Encodable {
     struct LeftOut: Encodable { var target, reason: String }
 
     var moved, stayed, unknown, ended: Int
-    var seconds: Double
+    /// Sessions that began meanwhile, in the same processes.
+    var began: Int
+    var batches: Int
+    var longest_blackout_us, seconds: Double
     var dry_run: Bool
     var sessions: [Entry]
     var left_out: [LeftOut]
 
-    init(_ result: DrainResult, dryRun: Bool) {
+    init(_ result: DrainResult, began: Int, dryRun: Bool) {
         (moved, stayed) = (result.count(.moved), result.count(.stayed))
         (unknown, ended) = (result.count(.unknown), result.count(.ended))
+        (self.began, batches) = (began, result.blackouts.count)
+        longest_blackout_us = Double(result.blackouts.max() ?? 0) / 1000
         seconds = Double(result.nanoseconds / 1000) / 1e6
         dry_run = dryRun
         sessions = result.sessions.map {

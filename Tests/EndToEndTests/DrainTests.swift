@@ -12,8 +12,8 @@ private struct Drained: Decodable {
         var target, reason: String?
     }
     struct LeftOut: Decodable { var target, reason: String }
-    var moved, stayed, unknown, ended: Int
-    var seconds: Double
+    var moved, stayed, unknown, ended, began, batches: Int
+    var longest_blackout_us, seconds: Double
     var sessions: [Entry]
     var left_out: [LeftOut]
 }
@@ -135,7 +135,8 @@ struct DrainTests {
         #expect(rehearsed.moved == 40)
         try crowd.expectEcho()
         let result = try crowd.drain(arguments, status: 0)
-        #expect(result.moved == 40 && result.stayed == 0 && result.unknown == 0 && result.ended == 0)
+        #expect(result.moved == 40 && result.stayed == 0 && result.unknown == 0 && result.ended == 0 && result.began == 0)
+        #expect(result.batches == 1 && result.longest_blackout_us > 0)
         #expect(result.sessions.allSatisfy { $0.outcome == "moved" && $0.target == target && $0.reason == nil })
         try crowd.expectEcho()
 

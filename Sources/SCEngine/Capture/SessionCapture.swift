@@ -44,11 +44,9 @@ package final class SessionCapture {
     private static func holders(of selected: [SelectedSession]) -> [TargetProcess] {
         var result: [Int32: TargetProcess] = [:]
         for session in selected { result[session.process.pid] = session.process }
-        // Only a descriptor passed on at fork(2) is shared without a trace; for a few sessions the search is cheap.
-        if selected.count <= 16 {
-            for session in selected {
-                for holder in TargetProcess.holders(ofInode: session.channel.inode, excluding: session.process.pid) { result[holder.pid] = holder }
-            }
+        // A descriptor passed on at fork(2) is shared without a trace; one walk of /proc finds it for any number of sessions, while they run.
+        for holder in TargetProcess.holders(ofInodes: Set(selected.map(\.channel.inode))) where result[holder.pid] == nil {
+            result[holder.pid] = holder
         }
         return Array(result.values)
     }

@@ -42,6 +42,7 @@ package final class Drain {
     private var plan: DrainPlan
     private var notBefore: [UInt64]
     private let begun = monotonicNanoseconds()
+    private var blackouts: [UInt64] = []
 
     /// Called after every move.
     package var onAttempt: (Attempt) -> Void = { _ in }
@@ -78,7 +79,7 @@ package final class Drain {
         return DrainResult(
             sessions: zip(sessions, plan.fates).map { .init($0.flow, $1, options.targets.map(\.address)) },
             leftOut: zip(options.targets, plan.targets).compactMap { target, state in state.leftOut.map { (target.address, $0) } },
-            nanoseconds: monotonicNanoseconds() - begun)
+            blackouts: blackouts, nanoseconds: monotonicNanoseconds() - begun)
     }
 
     private var stopReason: String? {
@@ -116,7 +117,9 @@ package final class Drain {
         let source = MigrationSource(request, moving: attempt.sessions.map { sessions[$0].selected })
         let outcome = Result { () throws(CheckpointError) in try source.run() }
         switch outcome {
-        case .success: plan.note(attempt, .moved)
+        case .success(let result):
+            plan.note(attempt, .moved)
+            if !request.dryRun { blackouts.append(result.blackout) }
         case .failure(let error): fail(attempt, source, error)
         }
         onAttempt(Attempt(target: request.target, sessions: attempt.sessions.count, outcome: outcome, timeline: source.timeline))

@@ -97,6 +97,8 @@ package struct DrainResult {
     package var sessions: [Entry]
     /// The targets that got nothing from some point on, and why.
     package var leftOut: [(target: TargetAddress, reason: String)]
+    /// Of each move that succeeded.
+    package var blackouts: [UInt64]
     package var nanoseconds: UInt64
 
     package func count(_ outcome: Outcome) -> Int { sessions.reduce(0) { $0 + ($1.outcome == outcome ? 1 : 0) } }

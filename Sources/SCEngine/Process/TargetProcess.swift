@@ -89,9 +89,14 @@ package final class TargetProcess: Sendable {
 
     /// The processes of the system that hold the socket or pipe with this inode, `excluding` one.
     package static func holders(ofInode inode: UInt64, excluding: Int32) -> [TargetProcess] {
-        let wanted: Set<String> = ["socket:[\(inode)]", "pipe:[\(inode)]"]
+        holders(ofInodes: [inode]).filter { $0.pid != excluding }
+    }
+
+    /// Those that hold one of several, in one walk of /proc; without this process.
+    package static func holders(ofInodes inodes: Set<UInt64>) -> [TargetProcess] {
+        let wanted = Set(inodes.flatMap { ["socket:[\($0)]", "pipe:[\($0)]"] })
         return numericEntries(of: "/proc").compactMap { pid -> TargetProcess? in
-            guard pid != excluding, pid != getpid(), let process = try? TargetProcess(pid: pid) else { return nil }
+            guard pid != getpid(), let process = try? TargetProcess(pid: pid) else { return nil }
             let numbers = (try? process.descriptors()) ?? []
             return numbers.contains { wanted.contains(process.link(of: $0) ?? "") } ? process : nil
         }

@@ -36,6 +36,10 @@ struct DrainVerb: ParsableCommand {
     @Option(name: .long, help: ArgumentHelp("Milliseconds that a target may be silent.", valueName: "MS")) var silence = 10_000
     @Option(name: .long, help: ArgumentHelp("The remote shell.", valueName: "COMMAND")) var rsh = "ssh"
     @Option(name: .long, help: ArgumentHelp("The tool on the target.", valueName: "PROGRAM")) var remoteProgram = "sc-checkpoint"
+    @Option(
+        name: .long,
+        help: ArgumentHelp("An etcd in which the targets take the sessions before they serve them.", valueName: "etcd://HOST:PORT/PREFIX"))
+    var fence: String?
     @Flag(name: .long, help: "Ask the targets, and move nothing.") var dryRun = false
     @Flag(name: .long, help: "One JSON document.") var json = false
 
@@ -45,7 +49,8 @@ struct DrainVerb: ParsableCommand {
         // As for migrate: the agent has the keys, and goes on when this command is killed.
         if isRemote, getenv("SC_WORKER") == nil, let status = try AgentClient.run(Array(CommandLine.arguments.dropFirst())) { Glibc.exit(status) }
         let options = try makeOptions(targets)
-        let selection = try select()
+        var selection = DrainSelection()
+        try select(&selection)
         if !json {
             for session in selection.immovable { Terminal.note("stays: \(session.flow): \(session.immovable ?? "")") }
         }
@@ -60,7 +65,11 @@ struct DrainVerb: ParsableCommand {
         }
         let result = drain.run()
         Terminal.clearProgress()
-        json ? Terminal.json(DrainDocument(result, dryRun: dryRun)) : printResult(result)
+        // The listener goes on, and so may the drain have to.
+        var later = selection
+        try? select(&later)
+        let began = later.sessions.count - selection.sessions.count
+        json ? Terminal.json(DrainDocument(result, began: began, dryRun: dryRun)) : printResult(result, began: began)
         let status: Int32 = result.count(.unknown) > 0 ? 3 : result.count(.stayed) > 0 ? 1 : 0
         if status != 0 { Glibc.exit(status) }
     }
@@ -105,6 +114,8 @@ struct DrainVerb: ParsableCommand {
         request.adapterOptions = try adapterOptions.values()
         request.deadline = silence
         request.dryRun = dryRun
+        if let fence { _ = try EtcdAddress(fence) }
+        request.fence = fence
         request.shell = rsh.split(separator: " ").map(String.init)
         request.program = remoteProgram
         var options = Drain.Options(request, to: targets)
@@ -135,17 +146,16 @@ struct DrainVerb: ParsableCommand {
         return try receiver.handover(command: split().command)
     }
 
-    private func select() throws -> DrainSelection {
+    /// Adds the sessions that are meant and not among those known already.
+    private func select(_ selection: inout DrainSelection) throws {
         var filter = try FilterOptions.filter(peer: peer, port: port)
         filter.all = true
-        var selection = DrainSelection()
         let pids = try split().pids
         if pids.isEmpty {
             try select(&selection, filter)
         } else {
             for pid in pids { try selection.add(TargetProcess(pid: pid), filter) }
         }
-        return selection
     }
 
     private func select(_ selection: inout DrainSelection, _ filter: SessionFilter) throws {
@@ -170,7 +180,7 @@ struct DrainVerb: ParsableCommand {
 
     // MARK: What came of it
 
-    private func printResult(_ result: DrainResult) {
+    private func printResult(_ result: DrainResult, began: Int) {
         let stayed = result.sessions.filter { $0.outcome == .stayed || $0.outcome == .unknown }
         if !stayed.isEmpty {
             Terminal.table(
@@ -182,6 +192,8 @@ struct DrainVerb: ParsableCommand {
         if result.count(.stayed) > 0 { parts.append("\(result.count(.stayed)) stayed") }
         if result.count(.unknown) > 0 { parts.append("\(result.count(.unknown)) in doubt, see sc-checkpoint recover") }
         if result.count(.ended) > 0 { parts.append("\(result.count(.ended)) ended by themselves") }
+        if let longest = result.blackouts.max() { parts.append("longest blackout \(microseconds(longest)) us") }
+        if began > 0 { Terminal.note("\(began) session\(began == 1 ? "" : "s") began meanwhile; drain again") }
         Terminal.print("\(parts.joined(separator: ", ")); \(result.nanoseconds / 1_000_000_000).\(result.nanoseconds / 100_000_000 % 10) s")
     }
 }
