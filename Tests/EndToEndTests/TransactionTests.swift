@@ -151,7 +151,7 @@ struct TransactionTests {
         let port = try pair.port
         let base = ["migrate", String(pair.server.pid), "--port", port, "--to", target, "--fence", "etcd://\(address)/sc"]
         // Whoever knows the session's name can hold it.
-        let key = "/sc/\(lab.address(.client, .ipv4)):\(port)-\(lab.serviceAddress(.ipv4)):7100"
+        let key = "sc/\(lab.address(.client, .ipv4)):\(port)-\(lab.serviceAddress(.ipv4)):7100"
         func etcdctl(_ words: String...) throws -> String {
             try lab.run(in: .b, ["env", "ETCDCTL_API=3", "etcdctl", "--endpoints", "http://\(address)"] + words).stdout
         }
