@@ -1,5 +1,6 @@
 // From the words of an offer or a command line to a hand-over driver.
 
+import Glibc
 import SCImage
 
 /// The driver for a hand-over, and the namespace in which the sessions will live.

@@ -1,6 +1,7 @@
 // Journals as text: lines with checksums, and what they say.
 
 import FoundationEssentials
+import Glibc
 import SCImage
 
 extension Journal {
