@@ -66,8 +66,10 @@ install: ## PREFIX=/usr/local; the Swift runtime is linked in
 	sed 's|/usr/local/bin|$(PREFIX)/bin|' packaging/sc-checkpoint-agent.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/sc-checkpoint-agent.service
 
 moves: setup ## a thousand moves of one live stream, and the client's largest gap of each
-	$(SWIFT) build --build-tests -c release -Xswiftc -enable-testing
-	SC_MOVES=1000 $(SWIFT) test -c release --skip-build --disable-xctest --no-parallel --filter ManyMovesTests
+	$(SWIFT) build --build-tests
+	$(SWIFT) build -c release --product sc-checkpoint --static-swift-stdlib --scratch-path .build-static
+	SC_TOOL=$(CURDIR)/.build-static/release/sc-checkpoint SC_MOVES=$(or $(MOVES),1000) \
+	    $(SWIFT) test --skip-build --disable-xctest --no-parallel --filter ManyMovesTests
 
 faults: setup ## the fault matrix: every end, the acceptor and the link fail at every stage
 	$(SWIFT) build --build-tests

@@ -21,7 +21,8 @@ struct LocalService {
             cproc_recv_fds(connection.raw, &buffer, buffer.count, &descriptors, &count), "cannot read the request of process \(pid)")
         let passed = descriptors.prefix(Int(count)).map { SharedDescriptor($0) }
         guard uid == 0 || uid == geteuid() || agent.policy.admits(user: uid) else {
-            throw CheckpointError("process \(pid) of user \(uid) may not speak to the agent", why: "local_users does not name the user", errno: EACCES)
+            throw CheckpointError(
+                "process \(pid) of user \(uid) may not speak to the agent", why: "local_users does not name the user", errno: EACCES)
         }
         guard length > 0, let request = try? JSONDecoder().decode(LocalRequest.self, from: Data(buffer.prefix(Int(length)))) else {
             throw CheckpointError("the request of process \(pid) cannot be understood", why: "it is no JSON object with a \"verb\"", errno: EBADMSG)

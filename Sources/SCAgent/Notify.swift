@@ -23,7 +23,8 @@ package enum ServiceManager {
         guard let pid = getenv("LISTEN_PID").flatMap({ Int32(String(cString: $0)) }), pid == getpid(),
             let count = getenv("LISTEN_FDS").flatMap({ Int32(String(cString: $0)) }), count > 0
         else { return [:] }
-        let names = (getenv("LISTEN_FDNAMES").map { String(cString: $0) } ?? "").split(separator: ":", omittingEmptySubsequences: false).map(String.init)
+        let names = (getenv("LISTEN_FDNAMES").map { String(cString: $0) } ?? "").split(separator: ":", omittingEmptySubsequences: false).map(
+            String.init)
         for name in ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"] { unsetenv(name) }
         var result: [String: [SharedDescriptor]] = [:]
         for index in 0..<Int(count) {

@@ -17,7 +17,8 @@ final class Agents {
             try world.lab.check(in: nil, ["install", "-d", "-m", "700", configuration(host)])
             let address = world.lab.address(host, .ipv4)
             try writeFile(
-                policy(host), "// the policy of \(host.rawValue)\n{listen: \"\(address):7441\", services: \(services), limits: \(limits)}\n", mode: 0o644)
+                policy(host), "// the policy of \(host.rawValue)\n{listen: \"\(address):7441\", services: \(services), limits: \(limits)}\n",
+                mode: 0o644)
         }
     }
 
@@ -140,13 +141,16 @@ struct AgentTests {
         let capture = try Capture(pair.world.lab)
         let agents = try Agents(
             pair.world,
-            services: Self.echo(", other: {ports: [9999], peers: [\"a\"], accept: [{into: \"/nowhere\"}]}, closed: {ports: [7100], peers: [], accept: [{into: \"/nowhere\"}]}"))
+            services: Self.echo(
+                ", other: {ports: [9999], peers: [\"a\"], accept: [{into: \"/nowhere\"}]}, closed: {ports: [7100], peers: [], accept: [{into: \"/nowhere\"}]}"
+            ))
         try agents.start(.a)
         try agents.start(.b)
         try agents.join()
         let base = ["migrate", String(pair.server.pid), "--port", try pair.port, "--to", "tls://b"]
         for (arguments, word) in [
-            (["--service", "other"], "does not belong to service other"), (["--service", "closed"], "may not send"), (["--service", "none"], "no service none"),
+            (["--service", "other"], "does not belong to service other"), (["--service", "closed"], "may not send"),
+            (["--service", "none"], "no service none"),
             (["--exec", "--", "/bin/sh"], "is not received by"),
         ] {
             let output = try agents.tool(.a, base + arguments)
@@ -194,6 +198,33 @@ struct AgentTests {
             })
         pair.server.terminate()
         try expectAlive(pair)
+        try finish(pair, agents, nil)
+    }
+
+    @Test func `peers that connect while the service manager restarts the agent are served afterwards`() throws {
+        let pair = try CarriedTests.Pair(.ipv4, echo: true)
+        let lab = pair.world.lab
+        let agents = try Agents(pair.world, services: Self.echo())
+        try agents.start(.a)
+        let script = #filePath.split(separator: "/").dropLast().map { "/" + $0 }.joined() + "/manager.py"
+        let manager = try lab.spawn(
+            in: .b, ["python3", script, "\(lab.folder)/notify", TwoHosts.program, "agent", "--config", agents.policy(.b)], stdin: .pipe,
+            environment: agents.environment(.b))
+        try #require(manager.waitForOutputOrError("ready, keeping 2"), "\(manager.stdout)\(manager.stderr)")
+        try agents.join()
+        try manager.send("kill")
+        try #require(manager.waitForOutputOrError("killed"))
+        let command = try lab.spawn(in: .a, [TwoHosts.program] + migrate(pair), environment: agents.environment(.a))
+        usleep(500_000)
+        try manager.send("start")
+        #expect(manager.waitForOutputOrError("killed\nready, keeping 2"), "\(manager.stdout)\(manager.stderr)")
+        let status = try command.wait(timeout: .seconds(20))
+        #expect(status == 0, "\(command.stderr)\(manager.stderr)")
+        pair.server.terminate()
+        try expectAlive(pair)
+        try manager.send("kill")
+        _ = manager.waitForOutputOrError("killed\nready, keeping 2\nkilled")
+        manager.terminate()
         try finish(pair, agents, nil)
     }
 

@@ -46,7 +46,7 @@ struct BadLuckTests {
         let other = try pair.world.lab.spawn(in: .b, ["python3", "-c", script])
         try #require(other.waitForOutputOrError("taken"), "\(other.stderr)")
         let target = "unix:\(try pair.world.receiver(on: .b))"
-        try refuses(pair, .a, ["migrate", String(pair.server.pid), "--port", port, "--to", target] + adopt, "EADDRNOTAVAIL")
+        try refuses(pair, .a, ["migrate", String(pair.server.pid), "--port", port, "--to", target] + adopt, "EADDRINUSE")
         // A snapshot of a session that goes on cannot be restored beside it.
         let wrote = try pair.world.tool(.a, ["snapshot", String(pair.server.pid), "--port", port, "-o", pair.image])
         try #require(wrote.status == 0, "\(wrote.stderr)")

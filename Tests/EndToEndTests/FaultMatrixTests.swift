@@ -39,8 +39,6 @@ struct FaultCell: CustomStringConvertible {
 
 @Suite(.serialized, .enabled(if: geteuid() == 0, "needs root: it makes network namespaces"))
 struct FaultMatrixTests {
-    private static let folder = #filePath.split(separator: "/").dropLast().map { "/" + $0 }.joined()
-
     /// Who serves the client in the end.
     enum Owner: String { case a = "A", b = "B" }
 
@@ -82,7 +80,7 @@ struct FaultMatrixTests {
             switch cell.victim {
             case .source: "kill"
             case .target: cell.end == .target ? "kill" : "run:" + kill("sc-checkpoint", "--on-descriptor")
-            case .acceptor: "run:" + kill("python", "stream_acceptor")
+            case .acceptor: "run:" + kill("sc-stream", "acceptor.sock")
             case .link: "cut"
             }
         return "\(cell.stage.rawValue)-\(cell.moment.rawValue):\(action)"
@@ -103,7 +101,7 @@ struct FaultMatrixTests {
 
         let socket = "\(world.lab.folder)/acceptor.sock"
         // Like every service manager, the shell starts a new acceptor when one ends.
-        let loop = "while :; do python3 \(Self.folder)/stream_acceptor.py \(socket) \(stream); done"
+        let loop = "while :; do \(stream) accept \(socket); done"
         let acceptor = try world.lab.spawn(in: .b, ["sh", "-c", loop])
         try #require(acceptor.waitForOutputOrError("listening"), "\(acceptor.stderr)")
         let path = "\(world.lab.folder)/receive"
@@ -116,7 +114,8 @@ struct FaultMatrixTests {
         let mover = try world.lab.spawn(
             in: .a,
             [
-                TwoHosts.program, "migrate", String(server.pid), "--peer", world.lab.address(.client, .ipv4), "--to", "unix:\(path)", "--deadline", "3000",
+                TwoHosts.program, "migrate", String(server.pid), "--peer", world.lab.address(.client, .ipv4), "--to", "unix:\(path)", "--deadline",
+                "3000",
                 "--state", state, "--into", socket,
             ], environment: world.environment(.a).merging(cell.end == .source ? fault : [:]) { $1 })
         let status = try mover.wait(timeout: .seconds(20))

@@ -21,6 +21,14 @@ struct ManyMovesTests {
         try world.waitForSession(on: .a, server.pid, port: 7000)
         let state = "\(world.lab.folder)/state"
         try writeFile(state, "seed=3\nperiod-us=1000\nchunk=64\n")
+        // A receiver that runs already: a move then has no fork or exec of a server in it.
+        var sockets: [Lab.Host: String] = [:]
+        for host in [Lab.Host.a, .b] {
+            let socket = "\(world.lab.folder)/acceptor-\(host.rawValue)"
+            let acceptor = try world.lab.spawn(in: host, [stream, "accept", socket])
+            try #require(acceptor.waitForOutputOrError("listening"), "\(acceptor.stderr)")
+            sockets[host] = socket
+        }
         let control = try gaps(of: client, 20) {}
         var pid = server.pid
         var blackouts: [Int] = []
@@ -28,7 +36,7 @@ struct ManyMovesTests {
             let (source, target): (Lab.Host, Lab.Host) = blackouts.count.isMultiple(of: 2) ? (.a, .b) : (.b, .a)
             let moved = try world.migrate(
                 pid, from: source, to: target,
-                ["--peer", world.lab.address(.client, .ipv4), "--state", state, "--exec", "--", stream, "adopt"])
+                ["--peer", world.lab.address(.client, .ipv4), "--state", state, "--into", sockets[target]!])
             #expect(moved.migrated == 1)
             if blackouts.isEmpty { server.terminate() }
             blackouts.append(Int(moved.blackout_us))
@@ -65,7 +73,11 @@ struct ManyMovesTests {
     private func holder(_ world: TwoHosts, on host: Lab.Host, not former: Int32) throws -> Int32 {
         var found: Int32?
         _ = eventually(within: .seconds(5)) {
-            found = Lab.processes(in: world.lab.namespace(host)).first { $0 != former && readText("/proc/\($0)/comm").hasPrefix("sc-stream") }
+            found = Lab.processes(in: world.lab.namespace(host)).first { pid in
+                pid != former
+                    && (try? world.json(host, ["inspect", String(pid), "--port", "7000"], as: Inspected.self).channels.contains { $0.movable })
+                        == true
+            }
             return found != nil
         }
         return try #require(found)
@@ -76,7 +88,9 @@ struct ManyMovesTests {
         guard !sorted.isEmpty else { return }
         func at(_ share: Double) -> Int { sorted[min(sorted.count - 1, Int(Double(sorted.count) * share))] }
         Swift.print("\n\(title), in us, \(sorted.count) times: median \(at(0.5)), 90 % \(at(0.9)), 99 % \(at(0.99)), largest \(sorted.last!)")
-        for (low, high) in [(0, 1000), (1000, 1500), (1500, 2000), (2000, 3000), (3000, 5000), (5000, 10000), (10000, 20000), (20000, 100_000), (100_000, 10_000_000)] {
+        for (low, high) in [
+            (0, 1000), (1000, 1500), (1500, 2000), (2000, 3000), (3000, 5000), (5000, 10000), (10000, 20000), (20000, 100_000), (100_000, 10_000_000),
+        ] {
             let count = sorted.filter { $0 >= low && $0 < high }.count
             if count > 0 { Swift.print("  \(low) to \(high): \(count) \(String(repeating: "#", count: max(1, count * 60 / sorted.count)))") }
         }

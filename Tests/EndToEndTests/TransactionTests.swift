@@ -18,7 +18,9 @@ struct TransactionTests {
     private func finish(_ pair: CarriedTests.Pair, _ capture: Capture?, _ others: Child...) throws {
         for child in others { child.terminate() }
         for host in [Lab.Host.a, .b] {
-            for pid in Lab.processes(in: pair.world.lab.namespace(host)) where readText("/proc/\(pid)/comm").hasPrefix("sc-hold") { kill(pid, SIGTERM) }
+            for pid in Lab.processes(in: pair.world.lab.namespace(host)) where readText("/proc/\(pid)/comm").hasPrefix("sc-hold") {
+                kill(pid, SIGTERM)
+            }
         }
         try pair.finish(capture)
     }
@@ -53,7 +55,8 @@ struct TransactionTests {
         let libraries = ["x86_64", "aarch64"].map { "/usr/lib/\($0)-linux-gnu/faketime/libfaketime.so.1" }
         let found: String? = libraries.first { access($0, R_OK) == 0 }
         let library = try #require(found)
-        let preload = ["env", "LD_PRELOAD=\(library)", "FAKETIME_TIMESTAMP_FILE=\(clock)", "FAKETIME_NO_CACHE=1", "DONT_FAKE_MONOTONIC=1"]
+        let preload =
+            ["env", "LD_PRELOAD=\(library)", "FAKETIME_TIMESTAMP_FILE=\(clock)", "FAKETIME_NO_CACHE=1", "DONT_FAKE_MONOTONIC=1"]
             // The library changes the environment's place when it is loaded first, and Swift would not find the arguments; the shell takes that on.
             + ["sh", "-c", "exec \"$@\"", "sh"]
         let environment = world.environment(.a).merging(["SC_FAULT": "capture-after:run:echo '\(jump)' > \(clock)"]) { $1 }
@@ -125,15 +128,64 @@ struct TransactionTests {
         let world = pair.world
         for offset in stride(from: 40, to: 440, by: 80) {
             let path = "\(world.lab.folder)/link-\(offset)"
-            let link = try world.lab.spawn(in: .b, ["python3", Self.folder + "/cutter.py", path, world.receiver(on: .b), "up", String(offset), "flip"])
+            let link = try world.lab.spawn(
+                in: .b, ["python3", Self.folder + "/cutter.py", path, world.receiver(on: .b), "up", String(offset), "flip"])
             try #require(link.waitForOutputOrError("listening"), "\(link.stderr)")
-            let output = try world.tool(.a, ["migrate", String(pair.server.pid), "--port", pair.port, "--to", "unix:\(path)", "--deadline", "1500"] + adopt)
+            let output = try world.tool(
+                .a, ["migrate", String(pair.server.pid), "--port", pair.port, "--to", "unix:\(path)", "--deadline", "1500"] + adopt)
             #expect(output.status == 1, "\(offset): \(output.stderr)")
             link.terminate()
             unlink(path)
             try expectAlive(pair)
         }
         try finish(pair, capture)
+    }
+
+    @Test func `a fence that another host holds, or that does not answer, keeps the session where it is`() throws {
+        let pair = try CarriedTests.Pair(.ipv4, echo: true)
+        let lab = pair.world.lab
+        let capture = try Capture(lab)
+        let address = "\(lab.address(.b, .ipv4)):2379"
+        var etcd = try startEtcd(lab, address)
+        let target = "unix:\(try pair.world.receiver(on: .b))"
+        let port = try pair.port
+        let base = ["migrate", String(pair.server.pid), "--port", port, "--to", target, "--fence", "etcd://\(address)/sc"]
+        // Whoever knows the session's name can hold it.
+        let key = "/sc/\(lab.address(.client, .ipv4)):\(port)-\(lab.serviceAddress(.ipv4)):7100"
+        func etcdctl(_ words: String...) throws -> String {
+            try lab.run(in: .b, ["env", "ETCDCTL_API=3", "etcdctl", "--endpoints", "http://\(address)"] + words).stdout
+        }
+        _ = try etcdctl("put", key, "{\"owner\":\"hostc\",\"migration\":\"x\"}")
+        try pair.world.refuses(.a, base + adopt, naming: "hostc")
+        try expectAlive(pair)
+        _ = try etcdctl("del", key)
+        etcd.terminate()
+        try pair.world.refuses(.a, base + adopt, naming: "fence")
+        try expectAlive(pair)
+        etcd = try startEtcd(lab, address)
+        let moved = try pair.world.tool(.a, base + adopt)
+        #expect(moved.status == 0, "\(moved.stderr)")
+        #expect(try etcdctl("get", key).contains("owner"))
+        pair.server.terminate()
+        try expectAlive(pair)
+        try finish(pair, capture, etcd)
+    }
+
+    private func startEtcd(_ lab: Lab, _ address: String) throws -> Child {
+        let folder = "\(lab.folder)/etcd-\(UInt32.random(in: 0...UInt32.max))"
+        let etcd = try lab.spawn(
+            in: .b,
+            [
+                "etcd", "--name", "t", "--data-dir", folder, "--listen-client-urls", "http://\(address)", "--advertise-client-urls",
+                "http://\(address)",
+                "--listen-peer-urls", "http://127.0.0.1:2380", "--initial-advertise-peer-urls", "http://127.0.0.1:2380", "--initial-cluster",
+                "t=http://127.0.0.1:2380", "--logger", "zap",
+            ])
+        let isUp = eventually(within: .seconds(20)) {
+            (try? lab.run(in: .b, ["curl", "-s", "http://\(address)/health"]).stdout.contains("true")) == true
+        }
+        try #require(isUp, "\(etcd.stderr)")
+        return etcd
     }
 
     @Test func `nobody recovers what is not broken`() throws {

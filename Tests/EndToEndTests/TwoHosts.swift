@@ -31,7 +31,8 @@ final class TwoHosts {
 
     deinit { lab.down() }
 
-    static var program: String { Lab.program("sc-checkpoint") }
+    /// The tool that is tested; SC_TOOL names another build of it, for figures.
+    static var program: String { getenv("SC_TOOL").map { String(cString: $0) } ?? Lab.program("sc-checkpoint") }
 
     /// Each host has a run-time directory of its own, as separate machines would.
     func environment(_ host: Lab.Host) -> [String: String] { ["SC_RUN_DIR": "\(lab.folder)/run-\(host.rawValue)"] }

@@ -214,9 +214,13 @@ package final class HeldSocket {
     /// The values `resume` needs to give a held socket back later, by another run of the tool.
     package var record: (reuseAddress: Int32, ownFilter: [UInt64]) { (reuseAddress, ownFilter) }
 
-    /// Continues a hold of an earlier run.
+    /// Continues a hold of an earlier run. How far that had come, the kernel tells: a socket that was not touched yet stays untouched, since a running
+    /// server that reads it in repair mode gets EPERM and gives it up.
     package func adopt(reuseAddress: Int32, ownFilter: [UInt64]) {
-        (self.reuseAddress, self.ownFilter, isLocked, isInRepair) = (reuseAddress, ownFilter, true, true)
-        wasSilent = true
+        (self.reuseAddress, self.ownFilter) = (reuseAddress, ownFilter)
+        isInRepair = view.isInRepairMode
+        // An eBPF filter, which is not handed out, is ours: a socket with one of its own is never taken.
+        isLocked = cproc_get_filter(raw, nil, 0) == -EACCES
+        wasSilent = isLocked
     }
 }

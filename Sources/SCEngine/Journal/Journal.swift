@@ -55,9 +55,9 @@ package final class Journal {
         offset = line.count
         do throws(CheckpointError) {
             try lock(raw)
-            let reserved = posix_fallocate(raw, 0, off_t(line.count + Self.reserve))
-            guard reserved == 0 else { throw CheckpointError("cannot begin the journal \(path)", result: Int(-reserved)) }
-            guard pwrite(raw, line, line.count, 0) == line.count, fsync(raw) == 0 else {
+            // Zeros that are on disk already are overwritten in place: within a blackout, fdatasync then waits for no file system's own journal.
+            let whole = line + [UInt8](repeating: 0, count: Self.reserve)
+            guard pwrite(raw, whole, whole.count, 0) == whole.count, fsync(raw) == 0 else {
                 throw CheckpointError("cannot write the journal \(path)", result: Int(-errno))
             }
             try Self.syncDirectory()

@@ -112,7 +112,9 @@ extension SocketAddress {
 extension SessionID {
     /// Parses 32 hexadecimal digits.
     package init?(_ text: some StringProtocol) {
-        guard text.utf8.count == 32, let high = UInt64(text.prefix(16), radix: 16), let low = UInt64(text.dropFirst(16), radix: 16) else { return nil }
+        guard text.utf8.count == 32, let high = UInt64(text.prefix(16), radix: 16), let low = UInt64(text.dropFirst(16), radix: 16) else {
+            return nil
+        }
         self.init(high: high, low: low)
     }
 }

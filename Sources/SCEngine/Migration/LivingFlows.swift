@@ -17,6 +17,30 @@ enum LivingFlows {
         return flows.indices.filter { alive.contains(flows[$0]) }
     }
 
+    /// Refuses flows that a socket of the namespace has already (TIME_WAIT as well), and queues for which the kernel's TCP memory does not suffice.
+    static func refuseConflicts(_ offer: Offer, in namespace: NetworkNamespace) throws(CheckpointError) {
+        let taken = try established(in: namespace)
+        if let flow = offer.flows.first(where: taken.contains) {
+            throw CheckpointError(
+                "\(hostName()) cannot receive \(flow)", why: "a socket there has its addresses and ports already", errno: EADDRINUSE,
+                advice: "Look for it there: ss -tan; one in TIME-WAIT goes within a minute")
+        }
+        let (used, limits) = try namespace.run { () throws(CheckpointError) in
+            (readText("/proc/thread-self/net/sockstat") ?? "", readText("/proc/sys/net/ipv4/tcp_mem") ?? "")
+        }
+        let words = used.split(separator: "\n").first { $0.hasPrefix("TCP:") }?.split(separator: " ") ?? []
+        guard let place = words.firstIndex(of: "mem"), place + 1 < words.count, let pages = UInt64(words[place + 1]),
+            let limit = limits.split(whereSeparator: \.isWhitespace).last.flatMap({ UInt64($0) })
+        else { return }
+        // An skb takes about twice its bytes.
+        let needed = offer.queueBytes / 2048 + UInt64(offer.flows.count)
+        guard pages + needed <= limit else {
+            throw CheckpointError(
+                "\(hostName()) has no memory for \(offer.queueBytes) bytes of queues", why: "TCP uses \(pages) of \(limit) pages", errno: ENOBUFS,
+                advice: "Raise net.ipv4.tcp_mem there, or move fewer sessions at once")
+        }
+    }
+
     /// The flows of all TCP sockets that have a peer; those in TIME_WAIT answer the last packets of their flow and count as well.
     private static func established(in namespace: NetworkNamespace) throws(CheckpointError) -> Set<Flow> {
         // /proc/net is the reading thread's own namespace.

@@ -85,7 +85,7 @@ package final class MigrationTarget {
                 steering?.giveBack()
                 return nil
             }
-            try receiveSessions(driver, count: offer.flows.count)
+            try receiveSessions(driver, offer.flows)
             try driver.confirm()
             try fence?.take()
             try beginActivation()
@@ -123,6 +123,7 @@ package final class MigrationTarget {
                 "cannot move the session onto a server in its own network namespace", why: "the server's connection would have the same 4-tuple",
                 errno: EADDRINUSE, advice: "Use --into or --exec there")
         }
+        if offer.namespace != NamespaceIdentity(namespace) { try LivingFlows.refuseConflicts(offer, in: namespace) }
         let steering = try makeTargetSteering(offer, in: namespace)
         let stateBytes = offer.flows.count == 1 ? Int(clamping: offer.stateBytes) : 0
         do throws(CheckpointError) {
@@ -183,7 +184,10 @@ package final class MigrationTarget {
         try link.send(.answer(answer))
     }
 
-    private func receiveSessions(_ driver: any HandoverDriver, count: Int) throws(CheckpointError) {
+    /// What comes must be what was offered: the offer is what the policy has looked at.
+    private func receiveSessions(_ driver: any HandoverDriver, _ offered: [Flow]) throws(CheckpointError) {
+        let count = offered.count
+        var expected = Set(offered)
         var sessions: [Session] = []
         receiving: while true {
             switch try link.receive() {
@@ -191,6 +195,9 @@ package final class MigrationTarget {
                 sessions.append(session)
                 guard sessions.count <= count else {
                     throw CheckpointError("the source sent more sessions than it offered", why: "\(count) were offered", errno: EPROTO)
+                }
+                for channel in session.channels where expected.remove(Flow(channel)) == nil {
+                    throw CheckpointError("the source sent a session that it had not offered", why: "\(Flow(channel))", errno: EPROTO)
                 }
             case .report(let report) where report.stages.last?.stage == Stage.freeze.rawValue:
                 try steering?.park()
@@ -269,7 +276,9 @@ package func makeHandover(
         return (ExecHandover(command, mode: .detached(output: output), in: namespace), namespace)
     case .into(let path):
         let namespace = try NetworkNamespace.current()
-        return (AcceptorHandover(path: String(decoding: path, as: UTF8.self), in: namespace, deadline: max(1000, deadline), user: acceptorUser), namespace)
+        return (
+            AcceptorHandover(path: String(decoding: path, as: UTF8.self), in: namespace, deadline: max(1000, deadline), user: acceptorUser), namespace
+        )
     case .service(let name):
         throw CheckpointError(
             "\(hostName()) cannot receive for service \(name)", why: "no policy says who serves it here", errno: ENOENT,

@@ -15,6 +15,15 @@ package enum Stage: String, CaseIterable, Sendable {
         case resolve
         /// The sessions are at the target; the rest is repeated until it is done.
         case `repeat`
+
+        package var text: String {
+            switch self {
+            case .nothing: "nothing was touched"
+            case .giveBack: "the source gives its sessions back"
+            case .resolve: "the source asks the target how the move stands"
+            case .repeat: "repeated until it is done"
+            }
+        }
     }
 
     package struct Row: Sendable {
@@ -32,7 +41,9 @@ package enum Stage: String, CaseIterable, Sendable {
                 source: "says what would come", target: "checks versions, policy, address, route, server; asks the acceptor; begins its journal",
                 undo: .nothing, waitsForPeer: true)
         case .prepare:
-            Row(source: "begins its journal, starts the keeper, loads the rules that will hold packets", target: "-", undo: .giveBack, waitsForPeer: false)
+            Row(
+                source: "begins its journal, starts the keeper, loads the rules that will hold packets", target: "-", undo: .giveBack,
+                waitsForPeer: false)
         case .park: Row(source: "stops the processes that serve the session", target: "-", undo: .giveBack, waitsForPeer: false)
         case .freeze:
             Row(

@@ -38,7 +38,8 @@ struct Migrate: ParsableCommand {
     @Option(name: .long, help: ArgumentHelp("The remote shell.", valueName: "COMMAND")) var rsh = "ssh"
     @Option(name: .long, help: ArgumentHelp("The tool on the target.", valueName: "PROGRAM")) var remoteProgram = "sc-checkpoint"
     @Option(
-        name: .long, help: ArgumentHelp("An etcd in which the target takes the sessions before it serves them.", valueName: "etcd://HOST:PORT/PREFIX"))
+        name: .long, help: ArgumentHelp("An etcd in which the target takes the sessions before it serves them.", valueName: "etcd://HOST:PORT/PREFIX")
+    )
     var fence: String?
     @Flag(name: .long, help: "Ask the target, and move nothing.") var dryRun = false
     @Option(name: .long, help: ArgumentHelp("Write a page for a person: timeline, sessions, what failed.", valueName: "FILE")) var report: String?
@@ -115,7 +116,8 @@ struct Migrate: ParsableCommand {
     private func makeRequest() throws -> MigrationRequest {
         guard let target = TargetAddress(to) else {
             throw CheckpointError(
-                "--to \(to) is no target", why: "[user@]HOST, tls://PEER or unix:PATH is expected", errno: EINVAL, advice: "For example --to root@hostb",
+                "--to \(to) is no target", why: "[user@]HOST, tls://PEER or unix:PATH is expected", errno: EINVAL,
+                advice: "For example --to root@hostb",
                 outcome: .usage)
         }
         guard let steering = SteeringChoice(steer) else {
@@ -154,7 +156,14 @@ struct Migrate: ParsableCommand {
 
     private func printTimeline(_ result: MigrationResult) {
         for entry in result.refused { Terminal.note("left out \(entry.flow): \(entry.reason)") }
-        if dryRun { return Terminal.print("\(result.host) would receive; nothing was moved") }
+        if dryRun {
+            Terminal.table(
+                ["STAGE", "AT THE SOURCE", "AT THE TARGET", "ON FAILURE", "WAITS"],
+                Stage.allCases.map {
+                    [$0.rawValue, $0.row.source, $0.row.target, $0.row.undo.text, $0.row.waitsForPeer ? "\(deadline) ms" : "-"]
+                })
+            return Terminal.print("\(result.host) would receive; nothing was moved")
+        }
         let total = max(1, result.blackout)
         let begin = result.timeline.entries.first { $0.stage == .park }?.start ?? 0
         Terminal.table(

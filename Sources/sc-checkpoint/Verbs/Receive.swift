@@ -61,7 +61,9 @@ struct Receive: ParsableCommand {
             (report.outcome, report.sessions) = ("moved", summary.flows.count)
             if from == nil { tell(summary) }
         } catch {
-            (report.outcome, report.message) = (refusal.check != nil ? "refused" : error.outcome == .needsRecovery ? "needs_recovery" : "rolled_back", error.description)
+            (report.outcome, report.message) = (
+                refusal.check != nil ? "refused" : error.outcome == .needsRecovery ? "needs_recovery" : "rolled_back", error.description
+            )
             report.check = refusal.check
             // The agent writes the log of its workers.
             guard getenv("SC_AGENT_REPORT") == nil else {

@@ -15,6 +15,7 @@ static const char usage[] =
     "usage: sc-stream client ADDRESS PORT [--seconds S | --bytes N] [options]\n"
     "       sc-stream server ADDRESS PORT [--state FILE] [options]\n"
     "       sc-stream adopt\n"
+    "       sc-stream accept SOCKET\n"
     "options: --seed N --connections N --rate BYTES_PER_S --period-us P --chunk BYTES --no-read --corrupt-at OFFSET\n"
     "Byte n of a direction is a function of seed, direction and n. The client ends (after S seconds, when N bytes went each\n"
     "way, or at SIGUSR1) by shutting down its side, then the server does. At SIGUSR2 it prints \"gap US\". Each end prints one JSON document. adopt serves the descriptors 3...\n"
@@ -101,6 +102,8 @@ int main(int argc, char **argv) {
         int complete = serve(SERVER, &options, connections, count, -1);
         return report(stdout, "adopt", connections, count, complete);
     }
+    if (argc == 3 && strcmp(argv[1], "accept") == 0)
+        return accept_sessions(argv[2]);
     enum role role = argc >= 4 && strcmp(argv[1], "client") == 0 ? CLIENT : SERVER;
     if (argc < 4 || (role == SERVER && strcmp(argv[1], "server") != 0)) {
         fputs(usage, stderr);

@@ -45,5 +45,8 @@ int read_state(struct options *options, const char *path);
 /// came. Returns 1 when it came to the end by itself.
 int serve(enum role role, const struct options *options, struct connection *connections, int count, int listener);
 
+/// Takes sessions that are offered on the Unix socket `path` (docs/acceptors.md), one conversation after the other, until it is killed.
+int accept_sessions(const char *path);
+
 /// Prints the result as one JSON document. Returns the exit status: 0 when every byte was right and nothing failed.
 int report(FILE *out, const char *role, const struct connection *connections, int count, int complete);
