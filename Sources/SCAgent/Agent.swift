@@ -17,16 +17,22 @@ package final class Agent {
     let store: PeerStore
     let metrics = Metrics()
     var workers: [Worker] = []
-    private var pending: [(peer: PendingPeer, since: UInt64)] = []
+    private var pending: [Handshake] = []
     private var local: [SharedDescriptor] = []
     private var rates: [String: RateLimit] = [:]
     private let localListener: SharedDescriptor
     private let peerListener: SharedDescriptor?
     private let signals: SignalPipe
     private var metricsServer: MetricsServer?
-    private let log: (String) -> Void
+    private let report: (String) -> Void
     private var isStopping = false
     private var nextCollection = monotonicNanoseconds()
+
+    /// A connection that has not shown yet who it is.
+    private struct Handshake {
+        var peer: PendingPeer
+        var address: IPAddress?
+    }
 
     /// What workers need: sockets of others, packets, network namespaces, stopping and looking into processes, becoming nobody.
     private static let capabilities: [Int] = [
@@ -35,10 +41,11 @@ package final class Agent {
         24 /* SYS_RESOURCE */, 38 /* PERFMON */, 39 /* BPF */, 40 /* CHECKPOINT_RESTORE */,
     ]
 
-    /// Listens; recovers what a crash has left. `log` gets one line for each event.
-    package init(policyPath: String, log: @escaping (String) -> Void) throws(CheckpointError) {
+    /// Listens; recovers what a crash has left. `report` gets one line for each event: its name,
+    /// then `key=value` for each fact.
+    package init(policyPath: String, report: @escaping (String) -> Void) throws(CheckpointError) {
         self.policyPath = policyPath
-        self.log = log
+        self.report = report
         policy = try Policy.load(policyPath)
         store = try PeerStore()
         signals = try SignalPipe([SIGTERM, SIGINT, SIGHUP, SIGCHLD])
@@ -93,11 +100,18 @@ package final class Agent {
         return listener
     }
 
+    private func log(_ event: String, _ fields: [String: String] = [:]) {
+        let words = fields.sorted { $0.key < $1.key }.map { key, value in
+            value.contains(where: { " \"=".contains($0) }) ? "\(key)=\"\(value.replacing("\"", with: "'"))\"" : "\(key)=\(value)"
+        }
+        report(([event] + words).joined(separator: " "))
+    }
+
     private func recover() {
         for (migration, role) in Journal.list() {
             // Those whose keepers are at it are busy.
             guard let outcome = Recovery.recover(migration, role, within: Deadline(milliseconds: 0)) else { continue }
-            log("recovery of \(migration) (\(role.rawValue)): \(outcome.rawValue)")
+            log("recovery", ["migration": migration.description, "role": role.rawValue, "outcome": outcome.rawValue])
         }
         Recovery.sweep()
     }
@@ -108,18 +122,18 @@ package final class Agent {
         stored["sc-peers"] = peerListener
         for (name, listener) in stored { ServiceManager.notify("FDSTORE=1\nFDNAME=\(name)", descriptors: [listener.raw]) }
         ServiceManager.notify("READY=1\nSTATUS=\(policy.services.count) services")
-        log("listening on \(AgentClient.path)\(policy.listen.map { " and \($0)" } ?? "")")
+        log("listening", ["local": AgentClient.path, "peers": policy.listen?.description ?? "-", "services": String(policy.services.count)])
         while !isStopping { try turn() }
         ServiceManager.notify("STOPPING=1")
         metricsServer?.stop()
         unlink(AgentClient.path)
-        log("stopped; \(workers.count) conversations go on by themselves")
+        log("stopped", ["conversations": String(workers.count)])
     }
 
     private func turn() throws(CheckpointError) {
         var entries = [pollfd(fd: signals.raw, events: Int16(POLLIN), revents: 0), pollfd(fd: localListener.raw, events: Int16(POLLIN), revents: 0)]
-        // With all places taken, peers wait in the listener's queue.
-        let canAccept = pending.count + workers.count < policy.limits.connections
+        // With all places taken, peers wait in the listener's queue. Strangers in their handshake take none: the one that has waited longest gives way.
+        let canAccept = workers.count < policy.limits.connections
         entries.append(pollfd(fd: canAccept ? peerListener?.raw ?? -1 : -1, events: Int16(POLLIN), revents: 0))
         entries += pending.map { pollfd(fd: $0.peer.outcome.raw, events: Int16(POLLIN), revents: 0) }
         entries += workers.map { pollfd(fd: $0.reports.raw, events: Int16(POLLIN), revents: 0) }
@@ -145,13 +159,27 @@ package final class Agent {
         let raw = cproc_accept(peerListener.raw)
         guard raw >= 0 else { return }
         metrics.add(Metrics.Family.connectionsAccepted, ["peer"])
+        var endpoint = cproc_endpoint()
+        let address = cproc_getpeername(raw, &endpoint) >= 0 ? SocketAddress(endpoint)?.address.unmapped : nil
+        while pending.count >= policy.limits.connections { evict() }
         var limits = TerminatorLimits()
         limits.memoryBytes = max(64, policy.limits.memoryMiB) << 20
         do throws(CheckpointError) {
-            pending.append((try acceptPeer(OwnedDescriptor(raw), store: store, limits: limits), monotonicNanoseconds()))
+            pending.append(Handshake(peer: try acceptPeer(OwnedDescriptor(raw), store: store, limits: limits), address: address))
         } catch {
-            log("a peer was turned away: \(error)")
+            log("peer-refused", ["address": address?.description ?? "-", "reason": error.description])
         }
+    }
+
+    /// Ends the oldest handshake of the address that has most of them: a flood displaces itself first.
+    private func evict() {
+        var counts: [IPAddress?: Int] = [:]
+        for handshake in pending { counts[handshake.address, default: 0] += 1 }
+        let most = counts.values.max() ?? 0
+        guard let index = pending.firstIndex(where: { counts[$0.address] == most }) else { return }
+        kill(pending[index].peer.pid, SIGKILL)
+        pending.remove(at: index)
+        metrics.add(Metrics.Family.peerFailures)
     }
 
     private func conclude(_ connection: PendingPeer) {
@@ -163,7 +191,7 @@ package final class Agent {
             rates[peer.name] = rate
             guard isAllowed else {
                 metrics.add(Metrics.Family.refusals, [Decision.Check.rate.rawValue])
-                return log("\(peer.name) was turned away: more than \(policy.limits.offersPerSecond) offers a second")
+                return log("peer-refused", ["peer": peer.name, "reason": "more than \(policy.limits.offersPerSecond) offers a second"])
             }
             let load = workers.reduce(into: Load()) { $0 = Load(sessions: $0.sessions + $1.sessions, bytes: $0.bytes + $1.bytes) }
             let arguments = [
@@ -172,7 +200,7 @@ package final class Agent {
             workers.append(try Worker(.peer(peer.name), arguments, standard: (-1, -1, 2), passing: [connection.link.raw]))
         } catch {
             metrics.add(Metrics.Family.peerFailures)
-            log("a peer was turned away: \(error)")
+            log("peer-refused", ["reason": error.description])
         }
     }
 
@@ -199,10 +227,11 @@ package final class Agent {
     private func hear(_ worker: Worker) {
         for report in worker.readReports() {
             metrics.note(report)
-            var line = "\(report.role) \(report.outcome): \(report.sessions) session\(report.sessions == 1 ? "" : "s")"
-            if case .peer(let name) = worker.kind { line += " from \(name)" }
-            if let message = report.message { line += ": \(message)" }
-            log(line)
+            var fields = ["role": report.role, "outcome": report.outcome, "sessions": String(report.sessions), "pid": String(worker.pid)]
+            if case .peer(let name) = worker.kind { fields["peer"] = name }
+            fields["reason"] = report.message
+            fields["blackout_us"] = report.blackout.map { String($0 / 1000) }
+            log("migration", fields)
         }
     }
 
@@ -226,9 +255,9 @@ package final class Agent {
             case SIGHUP:
                 do throws(CheckpointError) {
                     policy = try Policy.load(policyPath)
-                    log("the policy was read again")
+                    log("policy-read", ["services": String(policy.services.count)])
                 } catch {
-                    log("the policy stays as it was: \(error)")
+                    log("policy-kept", ["reason": error.description])
                 }
             default: break
             }
@@ -237,10 +266,13 @@ package final class Agent {
 
     /// Every half minute: flows that are passed on to other hosts and have ended there.
     private func collect() {
+        metrics.set(Metrics.Family.connections, ["peer"], to: Double(pending.count + workers.count { $0.kind != .command }))
+        metrics.set(Metrics.Family.connections, ["local"], to: Double(local.count + workers.count { $0.kind == .command }))
         metrics.set(Metrics.Family.sessionsInFlight, to: Double(workers.reduce(0) { $0 + $1.sessions }))
         let now = monotonicNanoseconds()
         guard now >= nextCollection else { return }
         nextCollection = now + 30_000_000_000
+        metrics.set(Metrics.Family.heldSessions, to: Double(HoldRecord.count))
         guard ForwardRecord.exist else { return }
         if let worker = try? Worker(.command, ["recover", "--forwards"], standard: (-1, -1, 2), passing: []) { workers.append(worker) }
     }

@@ -33,7 +33,7 @@ final class Agents {
     func start(_ host: Lab.Host, _ more: [String: String] = [:]) throws -> Child {
         let agent = try world.lab.spawn(in: host, [TwoHosts.program, "agent", "--config", policy(host)], environment: environment(host, more))
         running[host] = agent
-        try #require(agent.waitForOutputOrError("listening on"), "\(agent.stderr)")
+        try #require(agent.waitForOutputOrError("listening local="), "\(agent.stderr)")
         return agent
     }
 
@@ -98,7 +98,7 @@ struct AgentTests {
         #expect(moved.migrated == 1)
         pair.server.terminate()
         try expectAlive(pair)
-        #expect(eventually(within: .seconds(5)) { agents.log(.b).contains("target moved: 1 session from a") }, "\(agents.log(.b))")
+        #expect(eventually(within: .seconds(5)) { agents.log(.b).contains("migration outcome=moved peer=a") }, "\(agents.log(.b))")
         let metrics = try agents.tool(.b, ["agent", "--metrics"]).stdout
         #expect(metrics.contains("sc_migrations_total{role=\"target\",outcome=\"moved\"} 1"), "\(metrics)")
         let figures = try agents.tool(.a, ["agent", "--metrics"]).stdout
@@ -162,6 +162,32 @@ struct AgentTests {
         try finish(pair, agents, capture)
     }
 
+    @Test func `a flood of silent connections does not keep a peer out`() throws {
+        let pair = try CarriedTests.Pair(.ipv4, echo: true)
+        let agents = try Agents(pair.world, services: Self.echo(), limits: "{connections: 8}")
+        try agents.start(.a)
+        try agents.start(.b)
+        try agents.join()
+        let script = """
+            import socket, time
+            held = []
+            print("flooding", flush=True)
+            while True:
+                held.append(socket.create_connection(("\(pair.world.lab.address(.b, .ipv4))", 7441)))
+                held = held[-200:]
+                time.sleep(0.02)
+            """
+        let flood = try pair.world.lab.spawn(in: .router, ["python3", "-c", script])
+        try flood.waitForOutput("flooding")
+        usleep(1_000_000)
+        let output = try agents.tool(.a, migrate(pair))
+        #expect(output.status == 0, "\(output.stderr)\(agents.log(.b).suffix(600))")
+        pair.server.terminate()
+        try expectAlive(pair)
+        flood.terminate()
+        try finish(pair, agents, nil)
+    }
+
     @Test func `the command may be killed: its agent finishes the move`() throws {
         let pair = try CarriedTests.Pair(.ipv4, echo: true)
         let agents = try Agents(pair.world, services: Self.echo())
@@ -172,7 +198,7 @@ struct AgentTests {
         let command = try pair.world.lab.spawn(in: .a, [TwoHosts.program] + migrate(pair), environment: agents.environment(.a))
         usleep(600_000)
         command.signal(SIGKILL)
-        #expect(eventually(within: .seconds(10)) { agents.log(.b).contains("target moved: 1 session from a") }, "\(agents.log(.a))\(agents.log(.b))")
+        #expect(eventually(within: .seconds(10)) { agents.log(.b).contains("migration outcome=moved peer=a") }, "\(agents.log(.a))\(agents.log(.b))")
         pair.server.terminate()
         try expectAlive(pair)
         try finish(pair, agents, nil)

@@ -72,7 +72,7 @@ struct FaultMatrixTests {
             // By name as well: a keeper has its creator's command line, and so has the shell that starts acceptors.
             """
             for p in $(ip netns pids \(namespace)); do
-                grep -q \(name) /proc/$p/comm && { tr '\\0' ' ' < /proc/$p/cmdline | grep -q -e '\(word)' && kill -9 $p; }
+                grep -qx \(name) /proc/$p/comm && { tr '\\0' ' ' < /proc/$p/cmdline | grep -q -e '\(word)' && kill -9 $p; }
             done; true
             """
         }

@@ -3,6 +3,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -32,6 +33,8 @@ static void drop(struct offered *offered) {
 static void serve_in_child(struct offered *offered) {
     if (fork() != 0)
         return drop(offered);
+    // Another name than the acceptor's, so that a test can kill that one alone.
+    prctl(PR_SET_NAME, "sc-streaming");
     struct options options = {.chunk = 64, .connections = 1, .corrupt_at = -1};
     char path[32];
     snprintf(path, sizeof path, "/proc/self/fd/%d", offered->state);
