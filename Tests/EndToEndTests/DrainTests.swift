@@ -5,19 +5,6 @@ import Glibc
 import Support
 import Testing
 
-/// What `drain --json` prints.
-private struct Drained: Decodable {
-    struct Entry: Decodable {
-        var client, service, outcome: String
-        var target, reason: String?
-    }
-    struct LeftOut: Decodable { var target, reason: String }
-    var moved, stayed, unknown, ended, began, batches: Int
-    var longest_blackout_us, seconds: Double
-    var sessions: [Entry]
-    var left_out: [LeftOut]
-}
-
 /// What `sessions --json` prints.
 private struct Known: Decodable {
     struct Row: Decodable {
@@ -54,73 +41,6 @@ private struct Served: Decodable {
 
 @Suite(.serialized, .enabled(if: geteuid() == 0, "needs root: it makes network namespaces"))
 struct DrainTests {
-    private static let script = #filePath.split(separator: "/").dropLast().map { "/" + $0 }.joined() + "/drain_acceptor.py"
-
-    /// A server on A with `count` idle clients, an acceptor on B, and a policy that names both as service `hold`.
-    private struct Crowd {
-        let world: TwoHosts
-        let server, client: Child
-        let count: Int
-        let capture: Capture
-        let socket, policy: String
-        private var others: [Child] = []
-
-        init(_ count: Int = 40) throws {
-            self.count = count
-            world = try TwoHosts()
-            capture = try Capture(world.lab)
-            socket = "\(world.lab.folder)/acceptor.sock"
-            policy = "\(world.lab.folder)/agent.json5"
-            try writeFile(policy, "{services: {hold: {ports: [7100], peers: [\"hosta\"], accept: [{into: \"\(socket)\"}]}}}")
-            let hold = Lab.program("sc-hold")
-            let service = world.lab.serviceAddress(.ipv4)
-            server = try world.lab.spawn(in: .a, [hold, "server", service, "7100", "--echo"], stdin: .pipe)
-            try #require(server.waitForOutputOrError("listening"), "\(server.stderr)")
-            client = try world.lab.spawn(in: .client, [hold, "client", service, "7100", String(count)], stdin: .pipe)
-            try #require(client.waitForOutputOrError("connected"), "\(client.stderr)")
-            try expectEcho()
-        }
-
-        mutating func startAcceptor(_ options: String...) throws {
-            let child = try world.lab.spawn(in: .b, ["python3", DrainTests.script, socket] + options)
-            others.append(child)
-            try #require(child.waitForOutputOrError("listening"), "\(child.stderr)")
-        }
-
-        /// A receiver on B with a run directory of its own.
-        mutating func startReceiver(_ name: String, _ options: String...) throws -> String {
-            let path = "\(world.lab.folder)/\(name).sock"
-            let child = try world.lab.spawn(
-                in: .b, [TwoHosts.program, "receive", "--listen", path] + options, environment: ["SC_RUN_DIR": "\(world.lab.folder)/run-\(name)"])
-            others.append(child)
-            try #require(child.waitForOutputOrError("listening"), "\(child.stderr)")
-            return path
-        }
-
-        func expectEcho(at location: SourceLocation = #_sourceLocation) throws {
-            let pong = try Held(client.ask("ping all"))
-            #expect(pong.good == count && pong.failed == 0, "\(pong)", sourceLocation: location)
-        }
-
-        func drain(_ arguments: [String], status: Int32, fault: String? = nil, at location: SourceLocation = #_sourceLocation) throws -> Drained {
-            var environment = world.environment(.a)
-            environment["SC_FAULT"] = fault
-            let output = try world.lab.run(
-                in: .a, [TwoHosts.program, "drain", "--json"] + arguments, environment: environment, timeout: .seconds(60))
-            #expect(output.status == status, "\(output.stdout)\(output.stderr)", sourceLocation: location)
-            return try JSONDecoder().decode(Drained.self, from: Data(output.stdoutBytes))
-        }
-
-        func port(_ index: Int) throws -> String { String(try #require(try Held(client.ask("state \(index)")).port)) }
-
-        func finish() throws {
-            let packets = capture.stop()
-            #expect(packets.resetsToClient == 0, "\(packets)")
-            for child in [client, server] + others { child.terminate() }
-            try world.finish()
-        }
-    }
-
     @Test func `a service is drained, and sessions and services tell of it`() throws {
         var crowd = try Crowd()
         try crowd.startAcceptor()
@@ -234,6 +154,37 @@ struct DrainTests {
         try crowd.finish()
     }
 
+    @Test func `a session that ends before its turn has not stayed`() throws {
+        var crowd = try Crowd()
+        try crowd.startAcceptor("slow=0.3")
+        let arguments = [String(crowd.server.pid), "--to", "unix:\(try crowd.startReceiver("b"))", "--into", crowd.socket, "--max-in-flight", "10"]
+        let drain = try crowd.world.lab.spawn(
+            in: .a, [TwoHosts.program, "drain", "--json"] + arguments, environment: crowd.world.environment(.a))
+        usleep(400_000)
+        _ = try crowd.client.ask("reset 39")
+        #expect(try drain.wait() == 0, "\(drain.stderr)")
+        let result = try JSONDecoder().decode(Drained.self, from: Data(drain.stdout.utf8))
+        #expect(result.moved == 39 && result.ended == 1 && result.sessions.last?.outcome == "ended", "\(result)")
+        let pong = try Held(crowd.client.ask("ping all"))
+        #expect(pong.good == 39 && pong.failed == 0, "\(pong)")
+        try crowd.finish()
+    }
+
+    @Test func `SIGTERM ends a drain between two moves`() throws {
+        var crowd = try Crowd()
+        try crowd.startAcceptor("slow=0.3")
+        let arguments = [String(crowd.server.pid), "--to", "unix:\(try crowd.startReceiver("b"))", "--into", crowd.socket, "--max-in-flight", "10"]
+        let drain = try crowd.world.lab.spawn(
+            in: .a, [TwoHosts.program, "drain", "--json"] + arguments, environment: crowd.world.environment(.a))
+        usleep(500_000)
+        drain.signal(SIGTERM)
+        #expect(try drain.wait() == 1, "\(drain.stderr)")
+        let result = try JSONDecoder().decode(Drained.self, from: Data(drain.stdout.utf8))
+        #expect(result.moved > 0 && result.stayed > 0 && result.moved + result.stayed == 40 && result.unknown == 0, "\(result)")
+        try crowd.expectEcho()
+        try crowd.finish()
+    }
+
     @Test func `agents that let in only so many offers a second get all sessions one by one`() throws {
         var crowd = try Crowd()
         try crowd.startAcceptor()
@@ -248,7 +199,7 @@ struct DrainTests {
         let result = try JSONDecoder().decode(Drained.self, from: Data(output.stdoutBytes))
         #expect(result.moved == 40 && result.sessions.allSatisfy { $0.target == "tls://b" })
         try crowd.expectEcho()
-        let reports = agents.log(.a).split(separator: "\n").filter { $0.contains("source moved: 1 session") }
+        let reports = agents.log(.a).split(separator: "\n").filter { $0.contains("outcome=moved") && $0.contains("role=source sessions=1") }
         #expect(reports.count == 40, "\(agents.log(.a))")
         agents.stop()
         try crowd.finish()
