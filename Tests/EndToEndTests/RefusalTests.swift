@@ -124,7 +124,7 @@ struct RefusalTests {
         try world.refuses(
             .a,
             ["migrate", String(pair.server.pid), "--port", port, "--to", "unix:\(world.receiver(on: .b))", "--exec", "--", "true"],
-            naming: "4-tuple", "EADDRNOTAVAIL")
+            naming: "addresses and ports already", "EADDRINUSE")
         let pong = try Held(pair.client.ask("ping 0"))
         #expect(pong.good == 1, "\(pong)")
         for pid in Lab.processes(in: world.lab.namespace(.b)) where readText("/proc/\(pid)/comm").hasPrefix("sc-hold") { kill(pid, SIGKILL) }
