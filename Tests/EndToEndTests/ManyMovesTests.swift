@@ -74,7 +74,7 @@ struct ManyMovesTests {
         var found: Int32?
         _ = eventually(within: .seconds(5)) {
             found = Lab.processes(in: world.lab.namespace(host)).first { pid in
-                pid != former
+                pid != former && !readText("/proc/\(pid)/comm").hasPrefix("sc-checkpoint")
                     && (try? world.json(host, ["inspect", String(pid), "--port", "7000"], as: Inspected.self).channels.contains { $0.movable })
                         == true
             }

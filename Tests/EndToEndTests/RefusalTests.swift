@@ -110,7 +110,7 @@ struct RefusalTests {
         try expectAlive(pair, capture)
     }
 
-    @Test func `a target on which the 4-tuple is taken gives the session back after the freeze`() throws {
+    @Test func `a target on which the 4-tuple is taken refuses before the session is touched`() throws {
         let pair = try CarriedTests.Pair(.ipv4, echo: true)
         let capture = try Capture(pair.world.lab)
         let world = pair.world
