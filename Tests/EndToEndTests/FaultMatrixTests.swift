@@ -150,8 +150,7 @@ struct FaultMatrixTests {
         for (host, owner) in [(Lab.Host.a, Owner.a), (.b, .b)] {
             let pids = Lab.processes(in: world.lab.namespace(host)).filter { readText("/proc/\($0)/comm").hasPrefix("sc-stream") }
             for pid in pids {
-                let inspected = try? world.json(host, ["inspect", String(pid), "--port", "7000"], as: Inspected.self)
-                owners += (inspected?.channels ?? []).filter { $0.state == "ESTABLISHED" && $0.movable }.map { _ in owner }
+                owners += world.channels(host, of: pid, port: 7000).filter { $0.state == "ESTABLISHED" && $0.movable }.map { _ in owner }
             }
         }
         return owners.count == 1 ? owners[0] : nil

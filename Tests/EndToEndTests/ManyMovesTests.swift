@@ -75,8 +75,7 @@ struct ManyMovesTests {
         _ = eventually(within: .seconds(5)) {
             found = Lab.processes(in: world.lab.namespace(host)).first { pid in
                 pid != former && !readText("/proc/\(pid)/comm").hasPrefix("sc-checkpoint")
-                    && (try? world.json(host, ["inspect", String(pid), "--port", "7000"], as: Inspected.self).channels.contains { $0.movable })
-                        == true
+                    && world.channels(host, of: pid, port: 7000).contains { $0.movable }
             }
             return found != nil
         }

@@ -50,6 +50,12 @@ final class TwoHosts {
         return try JSONDecoder().decode(type, from: Data(output.stdoutBytes))
     }
 
+    /// The connections of a process with this port at either end; none when it has ended meanwhile.
+    func channels(_ host: Lab.Host, of pid: Int32, port: Int) -> [Inspected.Channel] {
+        guard let output = try? tool(host, ["inspect", String(pid), "--port", String(port), "--json"]), output.status == 0 else { return [] }
+        return (try? JSONDecoder().decode(Inspected.self, from: Data(output.stdoutBytes)))?.channels ?? []
+    }
+
     /// The path on which the host's receiver listens; starts it at the first use.
     func receiver(on host: Lab.Host) throws -> String {
         let path = "\(lab.folder)/receive-\(host.rawValue)"
