@@ -74,7 +74,7 @@ struct ManyMovesTests {
         var found: Int32?
         _ = eventually(within: .seconds(5)) {
             found = Lab.processes(in: world.lab.namespace(host)).first { pid in
-                pid != former && !readText("/proc/\(pid)/comm").hasPrefix("sc-checkpoint")
+                pid != former && readText("/proc/\(pid)/comm").hasPrefix("sc-stream")
                     && world.channels(host, of: pid, port: 7000).contains { $0.movable }
             }
             return found != nil
