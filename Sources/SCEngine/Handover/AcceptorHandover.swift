@@ -55,7 +55,7 @@ package final class AcceptorHandover: HandoverDriver {
 
     package func rebuild(_ session: Session) throws(CheckpointError) { try fresh.rebuild(session) }
 
-    package func consent() throws(CheckpointError) {
+    package func present() throws(CheckpointError) {
         for entry in fresh.sessions {
             var descriptors = entry.sockets.map(\.raw)
             let state = entry.session.state
@@ -68,8 +68,9 @@ package final class AcceptorHandover: HandoverDriver {
                     descriptors: descriptors)
             }
         }
-        try expect("ready", "after the sessions")
     }
+
+    package func consent() throws(CheckpointError) { try expect("ready", "after the sessions") }
 
     package func confirm() throws(CheckpointError) {
         guard let connection else { return }
@@ -101,6 +102,7 @@ package final class AcceptorHandover: HandoverDriver {
 
     private func offerAgain() throws(CheckpointError) {
         try prepare(offers)
+        try present()
         try consent()
     }
 

@@ -216,9 +216,11 @@ package final class MigrationTarget {
             try link.report(.rebuild)
         }
         try stage(.consent) { () throws(CheckpointError) in
-            try driver.consent()
+            // The keeper gets its copy while the receiving process thinks.
+            try driver.present()
             let file = try makeSessionFile(driver.rebuiltSessions)
             try withExtendedLifetime(file) { () throws(CheckpointError) in try keeper?.give(driver.keepsakes + [file.raw]) }
+            try driver.consent()
             try link.report(.consent)
         }
         try stage(.decide) { () throws(CheckpointError) in try link.expect(.decide) }
