@@ -62,6 +62,9 @@ package final class Agent {
         recover()
     }
 
+    /// What the policy says to workers, and through them to their keepers.
+    var workerEnvironment: [String] { ["SC_HOLD_SECONDS=\(policy.limits.holdSeconds)"] }
+
     private func log(_ event: String, _ fields: [String: String] = [:]) {
         let words = fields.sorted { $0.key < $1.key }.map { key, value in
             value.contains(where: { " \"=".contains($0) }) ? "\(key)=\"\(value.replacing("\"", with: "'"))\"" : "\(key)=\(value)"
@@ -159,7 +162,8 @@ package final class Agent {
             let arguments = [
                 "receive", "--on-descriptor", "3", "--from", peer.name, "--policy", policyPath, "--load", "\(load.sessions):\(load.bytes)",
             ]
-            workers.append(try Worker(.peer(peer.name), arguments, standard: (-1, -1, 2), passing: [connection.link.raw]))
+            workers.append(
+                try Worker(.peer(peer.name), arguments, standard: (-1, -1, 2), passing: [connection.link.raw], environment: workerEnvironment))
         } catch {
             metrics.add(Metrics.Family.peerFailures)
             log("peer-refused", ["reason": error.description])

@@ -48,7 +48,7 @@ struct LocalService {
         }
         let worker = try Worker(
             .command, arguments, standard: (passed[0].raw, passed[1].raw, passed[2].raw), passing: [], client: connection,
-            environment: ["SC_WORKER=1", "SC_WORKING_DIRECTORY=\(request.directory ?? "/")"])
+            environment: agent.workerEnvironment + ["SC_WORKER=1", "SC_WORKING_DIRECTORY=\(request.directory ?? "/")"])
         withExtendedLifetime(passed) { agent.workers.append(worker) }
     }
 

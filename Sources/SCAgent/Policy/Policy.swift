@@ -49,8 +49,8 @@ package struct Policy: Equatable, Sendable {
         package var sessionsInFlight = 1000
         package var offersPerSecond = 20
         package var connections = 64
-        /// How long a session may wait for its next owner.
-        package var holdSeconds = 60
+        /// How long a session may stay silent while the other host gives no account of its move; then it is ended.
+        package var holdSeconds = 900
 
         package init() {}
     }

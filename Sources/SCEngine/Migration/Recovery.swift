@@ -5,9 +5,9 @@ import Glibc
 import SCImage
 
 package enum Recovery {
-    /// A session that is in doubt for longer than this is ended: about the time after which a client's TCP gives up by itself
-    /// (net.ipv4.tcp_retries2, 15 min).
-    private static let doubtLimit = 900_000
+    /// Milliseconds after which a session that is in doubt is ended: `SC_HOLD_SECONDS`, which an agent sets from its policy, or about the time after
+    /// which a client's TCP gives up by itself (net.ipv4.tcp_retries2, 15 min).
+    private static var doubtLimit: Int { (getenv("SC_HOLD_SECONDS").flatMap { Int(String(cString: $0)) } ?? 900) * 1000 }
     /// Records of finished moves whose other end never said so are forgotten after an hour.
     private static let memory = 3600
 

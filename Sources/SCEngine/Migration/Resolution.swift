@@ -15,6 +15,7 @@ enum Resolution {
         _ migration: MigrationID, _ target: TargetAddress, shell: [String], program: String, within deadline: Deadline
     ) -> (state: Standing.State, link: PeerLink)? {
         var wait: UInt32 = 10_000
+        let start = monotonicNanoseconds()
         while true {
             let timeout = max(500, min(5000, Int(deadline.remainingMilliseconds)))
             if let link = try? PeerLink.open(target, shell: shell, program: program, timeout: timeout),
@@ -25,7 +26,9 @@ enum Resolution {
             }
             if deadline.hasPassed { return nil }
             pause(microseconds: wait)
-            wait = min(wait * 2, 500_000)
+            // Quick while a command waits; a host that is away for minutes is not called twice a second.
+            let elapsed = (monotonicNanoseconds() - start) / 1000
+            wait = min(wait * 2, UInt32(clamping: max(500_000, min(elapsed / 8, 10_000_000))))
         }
     }
 
