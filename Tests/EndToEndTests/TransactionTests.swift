@@ -141,6 +141,34 @@ struct TransactionTests {
         try finish(pair, capture)
     }
 
+    @Test func `a session whose target vanishes in the decision is silent for as long as may be, and then ended`() throws {
+        let pair = try CarriedTests.Pair(.ipv4, echo: true)
+        let (world, lab) = (pair.world, pair.world.lab)
+        let path = "\(lab.folder)/receive"
+        let receiver = try lab.spawn(in: .b, [TwoHosts.program, "receive", "--listen", path], environment: world.environment(.b))
+        try #require(receiver.waitForOutputOrError("listening"), "\(receiver.stderr)")
+        // Everything of the tool on B ends, keepers too, as when the host went away.
+        let vanish = """
+            for p in $(ip netns pids \(lab.namespace(.b))); do
+                grep -qx -e sc-checkpoint -e sc-keeper /proc/$p/comm && kill -9 $p
+            done; rm -f \(path)
+            """
+        let mover = try lab.run(
+            in: .a, [TwoHosts.program, "migrate", String(pair.server.pid), "--port", pair.port, "--to", "unix:\(path)", "--deadline", "1000"] + adopt,
+            environment: world.environment(.a).merging(["SC_FAULT": "decide-before:run:\(vanish)", "SC_HOLD_SECONDS": "4"]) { $1 })
+        #expect(mover.status == 3, "\(mover.stderr)")
+        let listed = try world.tool(.a, ["recover", "--list"])
+        #expect(listed.stdout.contains("source"), "\(listed.stdout)")
+        let end = try Held(pair.client.ask("read 0 1", timeout: .seconds(20)))
+        #expect(end.eof == true || end.error == "ECONNRESET", "\(end)")
+        #expect(eventually(within: .seconds(10)) { (try? world.tool(.a, ["recover", "--list"]).stdout) == "nothing to recover\n" })
+        // The server goes on without it.
+        #expect(pair.server.poll() == nil)
+        // B's journal is of a process that ended together with its keeper.
+        _ = try world.tool(.b, ["recover"])
+        try finish(pair, nil)
+    }
+
     @Test func `a fence that another host holds, or that does not answer, keeps the session where it is`() throws {
         let pair = try CarriedTests.Pair(.ipv4, echo: true)
         let lab = pair.world.lab

@@ -205,6 +205,17 @@ package final class HeldSocket {
         (isInRepair, isLocked, isLetGo) = (false, false, true)
     }
 
+    /// Ends the connection for both: out of repair mode, tcp_disconnect() sends RST, and the server sees an aborted client. What this host says must
+    /// reach the client again.
+    package func abort() {
+        guard !isLetGo else { return }
+        _ = cproc_detach_filter(raw)
+        if isInRepair { _ = cproc_repair(raw, Int32(CPROC_REPAIR_OFF_NO_PROBE)) }
+        _ = cproc_disconnect(raw)
+        _ = cproc_setsockopt_int(raw, SOL_SOCKET, SO_REUSEADDR, reuseAddress)
+        (isInRepair, isLocked, isLetGo) = (false, false, true)
+    }
+
     /// A second descriptor of the same socket.
     package func duplicate() throws(CheckpointError) -> OwnedDescriptor { try descriptor.duplicate() }
 

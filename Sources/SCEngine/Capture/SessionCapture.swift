@@ -185,6 +185,15 @@ package final class SessionCapture {
         try releaseSockets()
     }
 
+    /// The sessions end, for the servers and for the clients.
+    package func abort() {
+        for socket in sockets {
+            SessionRegistry.remove(socket.raw)
+            socket.abort()
+        }
+        stopped.resume()
+    }
+
     /// Leaves everything held beyond the life of this tool; returns the processes that stay stopped.
     package func keepHeld() -> [TargetProcess] {
         for socket in sockets { socket.keepHeld() }

@@ -80,11 +80,14 @@ package final class SourceRecovery {
         }
     }
 
-    /// Nobody has the sessions any longer; the kernel answers their clients with RST.
+    /// Nobody has the sessions any longer; their clients are told by RST.
     private func giveUp() throws(CheckpointError) -> RecoveryOutcome {
-        try? end()
         let steering = try adoptSteering()
         steering?.rollBack()
+        for socket in sockets where !content.has(.letGo) {
+            SessionRegistry.remove(socket.raw)
+            socket.abort()
+        }
         continueHolders()
         steering?.finish()
         journal.remove()

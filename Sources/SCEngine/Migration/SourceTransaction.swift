@@ -124,8 +124,8 @@ final class SourceTransaction {
 
     /// Nobody has the sessions any longer: their clients are told by the kernel.
     private func giveUp() {
-        if local == nil { try? capture.letGo() } else { capture.resume() }
         steering?.rollBack()
+        if local == nil { capture.abort() } else { capture.resume() }
         steering?.finish()
         journal?.remove()
         keeper?.dismiss()
