@@ -48,9 +48,16 @@ package final class Journal {
     /// session was touched.
     package init(_ migration: MigrationID, _ role: JournalRole, _ entry: some Encodable) throws(CheckpointError) {
         (self.migration, self.role) = (migration, role)
-        path = try Self.path(migration, role, making: true)
         let line = try Self.line(entry)
-        let raw = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0o600)
+        // Under another name until it is locked and whole: a recovery that looked now would take it for that of a dead process.
+        let unborn = "\(Self.directory)/.\(migration).\(role.rawValue)"
+        path = try Self.path(migration, role, making: true)
+        var raw = open(unborn, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0o600)
+        // Another move may have ended meanwhile, and removed the directory as its last.
+        for _ in 0..<100 where raw < 0 && errno == ENOENT {
+            _ = try Self.path(migration, role, making: true)
+            raw = open(unborn, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0o600)
+        }
         file = OwnedDescriptor(try check(raw < 0 ? -errno : raw, "cannot begin the journal \(path)"))
         offset = line.count
         do throws(CheckpointError) {
@@ -60,9 +67,14 @@ package final class Journal {
             guard pwrite(raw, whole, whole.count, 0) == whole.count, fsync(raw) == 0 else {
                 throw CheckpointError("cannot write the journal \(path)", result: Int(-errno))
             }
-            try Self.syncDirectory()
+            guard link(unborn, path) == 0 else { throw CheckpointError("cannot begin the journal \(path)", result: Int(-errno)) }
+            unlink(unborn)
+            do throws(CheckpointError) { try Self.syncDirectory() } catch {
+                unlink(path)
+                throw error
+            }
         } catch {
-            unlink(path)
+            unlink(unborn)
             throw error
         }
     }
@@ -135,6 +147,21 @@ package final class Journal {
     private static func removeEmptyDirectories() {
         rmdir(directory)
         rmdir(String(directory.dropLast("/journal".count)))
+    }
+
+    /// Removes what processes that died while they began a journal have left.
+    static func sweep() {
+        guard let handle = opendir(directory) else { return }
+        defer { closedir(handle) }
+        while let entry = readdir(handle) {
+            let name = withUnsafePointer(to: &entry.pointee.d_name) { $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) } }
+            var status = stat()
+            guard name.hasPrefix("."), name.count > 2, stat("\(directory)/\(name)", &status) == 0, time(nil) - status.st_mtim.tv_sec > 60 else {
+                continue
+            }
+            unlink("\(directory)/\(name)")
+        }
+        removeEmptyDirectories()
     }
 
     // MARK: Reading

@@ -41,6 +41,7 @@ package enum Recovery {
     /// Removes rules without a flow and registry entries without a socket from this process's network namespace.
     package static func sweep() {
         SessionRegistry.sweep()
+        Journal.sweep()
         if let namespace = try? NetworkNamespace.current() { sweepSteering(in: namespace) }
     }
 }
