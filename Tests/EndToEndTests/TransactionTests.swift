@@ -154,7 +154,8 @@ struct TransactionTests {
             done; rm -f \(path)
             """
         let mover = try lab.run(
-            in: .a, [TwoHosts.program, "migrate", String(pair.server.pid), "--port", pair.port, "--to", "unix:\(path)", "--deadline", "1000"] + adopt,
+            in: .a,
+            [TwoHosts.program, "migrate", String(pair.server.pid), "--port", pair.port, "--to", "unix:\(path)", "--deadline", "1000"] + adopt,
             environment: world.environment(.a).merging(["SC_FAULT": "decide-before:run:\(vanish)", "SC_HOLD_SECONDS": "4"]) { $1 })
         #expect(mover.status == 3, "\(mover.stderr)")
         let listed = try world.tool(.a, ["recover", "--list"])

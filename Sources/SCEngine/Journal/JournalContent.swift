@@ -51,7 +51,7 @@ extension Journal {
         while let end = rest.firstIndex(of: UInt8(ascii: "\n")) {
             let line = rest[..<end]
             let json = line.dropFirst(9)
-            guard line.count > 9, String(decoding: line.prefix(8), as: UTF8.self) == hexadecimal(crc32c(Array(json))) else { break }
+            guard line.count > 9, String(decoding: line.prefix(9), as: UTF8.self) == hexadecimal(crc32c(Array(json))) + " " else { break }
             rest = rest[(end + 1)...]
             if content == nil {
                 content = Content(migration: migration, role: role, lines: [], entry: json, length: rest.startIndex)
