@@ -73,7 +73,7 @@ moves: setup ## a thousand moves of one live stream, and the client's largest ga
 
 faults: setup ## the fault matrix: every end, the acceptor and the link fail at every stage
 	$(SWIFT) build --build-tests
-	$(SWIFT) test --skip-build --disable-xctest --no-parallel --filter FaultMatrixTests
+	$(SWIFT) test --skip-build --disable-xctest --no-parallel --filter "FaultMatrixTests|AgentFaultTests"
 
 clean:
 	rm -rf .build .build-fuzz .build-static

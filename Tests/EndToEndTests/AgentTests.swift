@@ -39,6 +39,12 @@ final class Agents {
 
     func log(_ host: Lab.Host) -> String { running[host]?.stderr ?? "" }
 
+    /// Ends one of them, which may have been killed.
+    func end(_ host: Lab.Host) {
+        running[host]?.terminate()
+        running[host] = nil
+    }
+
     func stop() {
         for agent in running.values { agent.terminate() }
         running = [:]
