@@ -49,6 +49,8 @@ struct ManyMovesTests {
         let packets = capture.stop()
         #expect(packets.resetsToClient == 0 && packets.resetsFromClient == 0)
         Self.print("the client's largest gap in the time of each move", gaps)
+        Self.print("of those from A to B", gaps.enumerated().filter { $0.offset.isMultiple(of: 2) }.map(\.element))
+        Self.print("of those from B to A", gaps.enumerated().filter { !$0.offset.isMultiple(of: 2) }.map(\.element))
         Self.print("the same without a move", control)
         Self.print("the tool's own figure (park to release)", blackouts)
         try world.finish()
