@@ -55,7 +55,7 @@ package final class AcceptorHandover: HandoverDriver {
 
     package func rebuild(_ session: Session) throws(CheckpointError) { try fresh.rebuild(session) }
 
-    package func present() throws(CheckpointError) {
+    package func consent() throws(CheckpointError) {
         for entry in fresh.sessions {
             var descriptors = entry.sockets.map(\.raw)
             let state = entry.session.state
@@ -68,9 +68,8 @@ package final class AcceptorHandover: HandoverDriver {
                     descriptors: descriptors)
             }
         }
+        try expect("ready", "after the sessions")
     }
-
-    package func consent() throws(CheckpointError) { try expect("ready", "after the sessions") }
 
     package func confirm() throws(CheckpointError) {
         guard let connection else { return }
@@ -102,7 +101,6 @@ package final class AcceptorHandover: HandoverDriver {
 
     private func offerAgain() throws(CheckpointError) {
         try prepare(offers)
-        try present()
         try consent()
     }
 

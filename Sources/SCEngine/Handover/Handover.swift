@@ -23,8 +23,6 @@ package protocol HandoverDriver: AnyObject {
     func prepare(_ offers: [SessionOffer]) throws(CheckpointError)
     /// Builds the session, silent.
     func rebuild(_ session: Session) throws(CheckpointError)
-    /// Shows the receiving process what it will get, and does not wait for it.
-    func present() throws(CheckpointError)
     /// The receiving process has everything and says that it is ready.
     func consent() throws(CheckpointError)
     /// The last look before the point of no return: throws when the receiving process has gone.
@@ -51,7 +49,6 @@ package protocol HandoverDriver: AnyObject {
 }
 
 extension HandoverDriver {
-    package func present() {}
     package func confirm() {}
 }
 

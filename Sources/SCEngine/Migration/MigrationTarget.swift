@@ -216,14 +216,15 @@ package final class MigrationTarget {
             try link.report(.rebuild)
         }
         try stage(.consent) { () throws(CheckpointError) in
-            // The keeper gets its copy while the receiving process thinks.
-            try driver.present()
-            let file = try makeSessionFile(driver.rebuiltSessions)
-            try withExtendedLifetime(file) { () throws(CheckpointError) in try keeper?.give(driver.keepsakes + [file.raw]) }
             try driver.consent()
             try link.report(.consent)
         }
-        try stage(.decide) { () throws(CheckpointError) in try link.expect(.decide) }
+        try stage(.decide) { () throws(CheckpointError) in
+            // The keeper needs its copy from the activation on; it is made while the source writes its decision to disk.
+            let file = try makeSessionFile(driver.rebuiltSessions)
+            try withExtendedLifetime(file) { () throws(CheckpointError) in try keeper?.give(driver.keepsakes + [file.raw]) }
+            try link.expect(.decide)
+        }
     }
 
     /// The point of no return of this end; it is on disk before a packet leaves.

@@ -25,7 +25,6 @@ package struct ImageRestore {
             try driver.prepare(offers)
             local = try releaseLocalHolds()
             for session in sessions { try driver.rebuild(session) }
-            try driver.present()
             try driver.consent()
         } catch {
             driver.discard()
