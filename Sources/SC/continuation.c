@@ -182,6 +182,7 @@ void sc__gone(sc_continuation_t *c) {
     if (c->state == RUNNING) return;
     c->sc->called++;
     // Nothing that is left of it needs to be told; the agent has forgotten it.
+    c->answer = NO_ANSWER;
     c->known = c->is_dirty;
     if (c->sc->callbacks.gone) c->sc->callbacks.gone(c, c->session);
     else sc_end(c);
@@ -215,7 +216,9 @@ int sc_accept(sc_offer_t *offer, void *session, sc_continuation_t **out) {
         (*out)->state = ACCEPTED;
         (*out)->offer = offer->id;
         (*out)->known = true;
-        sc__send_accepted(sc, offer->id, (*out)->id);
+        (*out)->answer = ANSWER_ACCEPTED;
+        sc__mark(*out);
+        sc__flush(sc);
     }
     if (result == -ENOMEM) sc__send_refused(sc, offer->id, ENOMEM, "the server has no memory");
     sc__free_offer(offer);

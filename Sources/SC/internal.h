@@ -15,7 +15,7 @@ enum state {
 };
 
 /// A packet that says how a request ended, not sent yet.
-enum answer { NO_ANSWER, ANSWER_PARKED, ANSWER_REFUSED };
+enum answer { NO_ANSWER, ANSWER_PARKED, ANSWER_REFUSED, ANSWER_ACCEPTED, ANSWER_READY };
 
 struct channel {
     int fd; // -1: free
@@ -80,8 +80,6 @@ HIDDEN uint64_t sc__now(void);
 // send.c: what the agent is told. 0, or a negative errno; -EAGAIN: later.
 HIDDEN int sc__send_hello(sc_t *sc);
 HIDDEN int sc__send_refused(sc_t *sc, uint64_t id, int error, const char *reason);
-HIDDEN int sc__send_accepted(sc_t *sc, uint64_t offer, uint64_t id);
-HIDDEN int sc__send_ready(sc_t *sc, uint64_t id);
 HIDDEN void sc__mark(sc_continuation_t *c);
 HIDDEN void sc__flush(sc_t *sc);
 

@@ -86,13 +86,15 @@ static bool import(sc_t *sc, sc_continuation_t *c, const struct sc_wire_import *
     }
     free(state);
     if (result == 0) {
-        sc__send_ready(sc, c->id);
+        c->answer = ANSWER_READY;
+        sc__mark(c);
         return true;
     }
     sc__send_refused(sc, c->id, -result, result == -EPROTONOSUPPORT ? "the server does not know this version of the state" : strerror(-result));
     for (int i = 0; i < count; i++) close(fds[i]);
+    // The server has been told by its own result; what is not sent yet goes with the continuation.
     c->known = false;
-    sc__free(c);
+    sc_end(c);
     return true;
 }
 

@@ -42,17 +42,10 @@ int sc__send_refused(sc_t *sc, uint64_t id, int error, const char *reason) {
     return send_packet(sc, &refused, sizeof refused, NULL, 0, -1);
 }
 
-int sc__send_accepted(sc_t *sc, uint64_t offer, uint64_t id) {
-    struct sc_wire_accepted accepted = {.head = {.type = SC_WIRE_ACCEPTED, .continuation = offer}, .continuation = id};
-    return send_packet(sc, &accepted, sizeof accepted, NULL, 0, -1);
-}
-
 static int send_head(sc_t *sc, uint32_t type, uint64_t id) {
     struct sc_wire_head head = {.type = type, .continuation = id};
     return send_packet(sc, &head, sizeof head, NULL, 0, -1);
 }
-
-int sc__send_ready(sc_t *sc, uint64_t id) { return send_head(sc, SC_WIRE_READY, id); }
 
 static int tell_channel(sc_continuation_t *c, int index) {
     struct channel *channel = &c->channels[index];
@@ -90,6 +83,11 @@ static int tell(sc_continuation_t *c) {
         result = send_packet(c->sc, &parked, sizeof parked, c->bytes, c->length, -1);
     } else if (c->answer == ANSWER_REFUSED) {
         result = sc__send_refused(c->sc, c->id, EBUSY, c->reason);
+    } else if (c->answer == ANSWER_ACCEPTED) {
+        struct sc_wire_accepted accepted = {.head = {.type = SC_WIRE_ACCEPTED, .continuation = c->offer}, .continuation = c->id};
+        result = send_packet(c->sc, &accepted, sizeof accepted, NULL, 0, -1);
+    } else if (c->answer == ANSWER_READY) {
+        result = send_head(c->sc, SC_WIRE_READY, c->id);
     }
     if (result == 0) c->answer = NO_ANSWER;
     return result;
