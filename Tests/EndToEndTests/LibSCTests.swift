@@ -25,12 +25,12 @@ struct LibSCTests {
         var servers: [Lab.Host: Child] = [:]
         let client: Child
 
-        /// `source` is the environment of A's agent and of what it runs.
-        init(_ source: [String: String] = [:], connections: Int = 1) throws {
+        /// `source` and `target` are environments of A's and B's agents and of what they run.
+        init(_ source: [String: String] = [:], target: [String: String] = [:], connections: Int = 1) throws {
             world = try TwoHosts()
             agents = try Agents(world, services: LibSCTests.services)
             try agents.start(.a, source)
-            try agents.start(.b)
+            try agents.start(.b, target)
             for host in [Lab.Host.a, .b] {
                 let server = try world.lab.spawn(
                     in: host, [Lab.program("sc-echo"), world.lab.serviceAddress(.ipv4), "7300"], environment: agents.environment(host))
@@ -131,12 +131,55 @@ struct LibSCTests {
         for server in scene.servers.values {
             #expect(eventually(within: .seconds(5)) { server.stdout.split(separator: "\n").last?.hasPrefix("agent 1") ?? false }, "\(server.stdout)")
         }
-        // Whatever has become of it, the client is served by one of the two, and the agents agree on who that is.
-        usleep(3_000_000)
-        let counts = try [Lab.Host.a, .b].map { try scene.agents.tool($0, ["agent", "--status"]).stdout.contains(" 1 sessions") }
-        #expect(counts.filter { $0 }.count == 1, "status \(status) \(command.stderr) \(counts)")
+        try expectOneOwner(scene, "status \(status) \(command.stderr)")
+    }
+
+    /// Whatever has become of the move, the client is served by one of the two, and the agents agree on who that is.
+    private func expectOneOwner(_ scene: Scene, _ what: String, at location: SourceLocation = #_sourceLocation) throws {
+        var owners: [Lab.Host] = []
+        let isSettled = eventually(within: .seconds(10)) {
+            owners = [Lab.Host.a, .b].filter { (try? scene.agents.tool($0, ["agent", "--status"]).stdout.contains(" 1 sessions")) ?? false }
+            return owners.count == 1
+        }
+        #expect(isSettled, "\(what) \(owners)", sourceLocation: location)
         let lines = try scene.finish()
-        #expect(lines.error.isEmpty && lines.answered == lines.sent, "status \(status) \(lines) \(command.stderr)")
+        #expect(lines.error.isEmpty && lines.answered == lines.sent, "\(what) \(lines)", sourceLocation: location)
+    }
+
+    @Test(arguments: ["prepare-after", "park-after", "capture-after", "decide-after", "activate-after"])
+    func `a source that is killed leaves one owner`(
+        point: String
+    ) throws {
+        let scene = try Scene(["SC_FAULT": "\(point):kill"])
+        usleep(100_000)
+        let output = try scene.migrate(from: .a)
+        #expect(output.status != 0, "\(output.stdout)")
+        try expectOneOwner(scene, "\(point) \(output.stderr)\(scene.agents.log(.a))")
+    }
+
+    @Test(arguments: ["rebuild-after", "consent-after", "decide-after", "activate-before", "activate-after"])
+    func `a target that is killed leaves one owner`(point: String) throws {
+        let scene = try Scene(target: ["SC_FAULT": "\(point):kill"])
+        usleep(100_000)
+        let output = try scene.migrate(from: .a)
+        try expectOneOwner(scene, "\(point) \(output.stderr)\(scene.agents.log(.b))")
+    }
+
+    @Test func `a server that the policy does not name is told why, and serves`() throws {
+        let world = try TwoHosts()
+        let agents = try Agents(world, services: "{other: {ports: [1], accept: [{server: true}]}}")
+        try agents.start(.a)
+        let server = try world.lab.spawn(
+            in: .a, [Lab.program("sc-echo"), world.lab.serviceAddress(.ipv4), "7300"], environment: agents.environment(.a))
+        #expect(server.waitForOutputOrError("agent -2 the policy of"), "\(server.stdout)")
+        let client = try world.lab.spawn(in: .client, ["python3", LibSCTests.script, world.lab.serviceAddress(.ipv4), "7300"], stdin: .pipe)
+        try #require(client.waitForOutputOrError("connected"), "\(client.stderr)")
+        try client.send("stop")
+        _ = try client.wait(timeout: .seconds(10))
+        #expect(client.stdout.contains("\"error\": \"\""), "\(client.stdout)")
+        server.terminate()
+        agents.stop()
+        try world.finish()
     }
 
     @Test func `three hundred sessions are drained, each with its own state, and come back`() throws {

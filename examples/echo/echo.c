@@ -36,6 +36,8 @@ static void watch(int fd, void *what) {
 }
 
 static void end(struct session *session) {
+    // libsc: the agent has a duplicate, so close alone would leave it in the epoll set.
+    epoll_ctl(loop, EPOLL_CTL_DEL, session->fd, NULL);
     sc_end(session->continuation); // libsc: before close
     close(session->fd);
     free(session);

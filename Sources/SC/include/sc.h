@@ -9,7 +9,7 @@
 //   5. callback `park`: finish the step at hand, take the descriptors out of the event loop, sc_export, sc_parked(c); do not touch them until
 //        `resume`: the session stays. Serve it again
 //        `gone`:   it is served elsewhere. Close the descriptors, forget the session, sc_end(c). Closing sends nothing
-//   6. when the client's session is over: sc_end(c), then close the descriptors
+//   6. when the client's session is over: take the descriptors out of the event loop, sc_end(c), close them
 //
 // A server that takes sessions in (sc_accept_offers):
 //
@@ -20,9 +20,10 @@
 //        `gone`:   it does not come. As in 5
 //
 // RULES. Nothing here blocks, and there are no threads: all calls on one sc_t come from one thread at a time. Callbacks are called by sc_dispatch
-// only, and may call everything here but sc_close. sc_end (or sc_dissociate) comes before close(2): the agent holds duplicates, so a connection that is
-// only closed stays open. When no agent runs, every call does its book-keeping and nothing else; an agent that starts, or starts again, is found by
-// sc_dispatch, at most once a second, and is told everything. Results are 0 or a negative errno; a call that fails has changed nothing.
+// only, and may call everything here but sc_close. The agent holds duplicates, so close(2) alone neither ends a connection nor takes it out of an epoll
+// set: EPOLL_CTL_DEL and sc_end (or sc_dissociate) come before it. The client sees the end when the agent has let go as well; shutdown(2) does not wait
+// for that. When no agent runs, every call does its book-keeping and nothing else; an agent that starts, or starts again, is found by sc_dispatch, at
+// most once a second, and is told everything. Results are 0 or a negative errno; a call that fails has changed nothing.
 #pragma once
 
 #include <stddef.h>

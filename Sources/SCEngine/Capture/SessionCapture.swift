@@ -52,7 +52,8 @@ package final class SessionCapture {
         for session in selected { result[session.process.pid] = session.process }
         // A descriptor passed on at fork(2) is shared without a trace; one walk of /proc finds it for any number of sessions, while they run.
         for holder in TargetProcess.holders(ofInodes: Set(selected.map(\.channel.inode))) where result[holder.pid] == nil {
-            result[holder.pid] = holder
+            // An agent that keeps a duplicate for its server reads nothing; stopped for a hold, it would serve nobody.
+            if holder.command != "sc-checkpoint" { result[holder.pid] = holder }
         }
         return Array(result.values)
     }
