@@ -70,12 +70,14 @@ struct LibSCTests {
             agents.stop()
             try world.lab.routeService(to: .a)
             try world.finish()
+            if getenv("SC_FIGURES") != nil { print("client: \(lines.answered) answers, largest gap \(lines.gap_ms) ms") }
             return lines
         }
     }
 
     @Test func `a session moves there and back with its state while the client sends lines`() throws {
         let scene = try Scene()
+        var blackouts: [Double] = []
         for round in 0..<10 {
             usleep(100_000)
             let host = round.isMultiple(of: 2) ? Lab.Host.a : .b
@@ -83,7 +85,9 @@ struct LibSCTests {
             try #require(output.status == 0, "move \(round): \(output.stderr)\(scene.agents.log(.a))\(scene.agents.log(.b))")
             let moved = try JSONDecoder().decode(Migrated.self, from: Data(output.stdoutBytes))
             #expect(moved.migrated == 1)
+            blackouts.append(moved.blackout_us)
         }
+        if getenv("SC_FIGURES") != nil { print("blackouts in us: \(blackouts.sorted())") }
         usleep(100_000)
         let lines = try scene.finish()
         #expect(lines.error.isEmpty && lines.answered == lines.sent && lines.sent > 100, "\(lines)")

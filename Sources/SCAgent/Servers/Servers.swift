@@ -23,9 +23,17 @@ final class Servers {
     /// How long a session whose mover ended without a word is left alone before its socket is looked at: the mover may not have locked it yet.
     private static let grace: UInt64 = 2_000_000_000
 
+    /// Processes that may be registered at once.
+    private static let limit = 4096
+
     init(policy: @escaping () -> Policy, log: @escaping (String, [String: String]) -> Void) throws(CheckpointError) {
         (self.policy, self.log) = (policy, log)
         listener = try AgentListeners.servers()
+        // A duplicate of each descriptor of each server.
+        var limit = rlimit()
+        getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
+        limit.rlim_cur = limit.rlim_max
+        setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
     }
 
     func close() {
@@ -105,7 +113,15 @@ final class Servers {
     private func admit() throws(CheckpointError) {
         let raw = cproc_accept(listener.raw)
         guard raw >= 0 else { return }
-        servers.append(try RegisteredServer(SharedDescriptor(raw), in: self))
+        let server = try RegisteredServer(SharedDescriptor(raw), in: self)
+        // Strangers get no place; what they are told at a hello, they are told by the end of the connection.
+        guard policy().services.values.contains(where: { policy().admits(server: server.uid, of: $0) }) else {
+            throw CheckpointError("process \(server.pid) may not register", why: "user \(server.uid) serves nothing here", errno: EACCES)
+        }
+        guard servers.count < Self.limit else {
+            throw CheckpointError("process \(server.pid) cannot register", why: "\(Self.limit) processes have", errno: EAGAIN)
+        }
+        servers.append(server)
     }
 
     private func receive(for service: String) throws(CheckpointError) {
