@@ -71,6 +71,8 @@ static bool import(sc_t *sc, sc_continuation_t *c, const struct sc_wire_import *
         snprintf(texts[i], sizeof texts[i], "%.*s", SC_WIRE_ROLE - 1, packet->roles[i]);
         roles[i] = texts[i];
         forget_others(sc, fds[i]);
+        // A number that is new again: the server had closed it without a word.
+        if (fds[i] < sc->fd_count && sc->by_fd[fds[i]]) sc_dissociate(sc->by_fd[fds[i]], fds[i]);
         if (result == 0) result = sc__add_channel(c, fds[i], texts[i]);
     }
     // A copy aligned for the server, whose callback may dispatch nothing but may export.

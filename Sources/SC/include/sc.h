@@ -20,7 +20,7 @@
 //        `gone`:   it does not come. As in 5
 //
 // RULES. Nothing here blocks, and there are no threads: all calls on one sc_t come from one thread at a time. Callbacks are called by sc_dispatch
-// only, and may call everything here but sc_close. The agent holds duplicates, so close(2) alone neither ends a connection nor takes it out of an epoll
+// only, and may call everything here but sc_close and sc_dispatch. The agent holds duplicates, so close(2) alone neither ends a connection nor takes it out of an epoll
 // set: EPOLL_CTL_DEL and sc_end (or sc_dissociate) come before it. The client sees the end when the agent has let go as well; shutdown(2) does not wait
 // for that. When no agent runs, every call does its book-keeping and nothing else; an agent that starts, or starts again, is found by sc_dispatch, at
 // most once a second, and is told everything. Results are 0 or a negative errno; a call that fails has changed nothing.
@@ -60,7 +60,7 @@ typedef struct sc_import {
     size_t length;
     uint32_t state_version; // the exporter's; one that is not known is refused with -EPROTONOSUPPORT
     uint32_t channels;
-    const int *fds;           // yours from now on, unless the callback returns an error; O_CLOEXEC, and O_NONBLOCK as at the source
+    const int *fds;           // yours from now on, unless the callback returns an error; O_CLOEXEC, and blocking: set O_NONBLOCK here
     const char *const *roles; // as the exporter had associated them
 } sc_import_t;
 
