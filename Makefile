@@ -58,6 +58,7 @@ lab-down:
 	.build/debug/sc-lab down
 
 install: ## PREFIX=/usr/local; the Swift runtime is linked in
+	$(MAKE) -C Sources/SC install DESTDIR=$(DESTDIR) PREFIX=$(PREFIX)
 	@scripts/setup build
 	$(SWIFT) build -c release --product sc-checkpoint --static-swift-stdlib --scratch-path .build-static
 	install -d $(DESTDIR)$(PREFIX)/bin

@@ -26,6 +26,7 @@ package final class Agent {
     private var metricsServer: MetricsServer?
     private let report: (String) -> Void
     private var isStopping = false
+    private(set) var servers: Servers!
     private var nextCollection = monotonicNanoseconds()
 
     /// A connection that has not shown yet who it is.
@@ -59,6 +60,7 @@ package final class Agent {
             metricsServer = server
         }
         metrics.set(Metrics.Family.buildInfo, [toolVersion], to: 1)
+        servers = try Servers(policy: { [unowned self] in policy }, log: { [unowned self] in log($0, $1) })
         recover()
     }
 
@@ -92,6 +94,7 @@ package final class Agent {
         ServiceManager.notify("STOPPING=1")
         metricsServer?.stop()
         unlink(AgentClient.path)
+        servers.close()
         log("stopped", ["conversations": String(workers.count)])
     }
 
@@ -103,13 +106,16 @@ package final class Agent {
         entries += pending.map { pollfd(fd: $0.peer.outcome.raw, events: Int16(POLLIN), revents: 0) }
         entries += workers.map { pollfd(fd: $0.reports.raw, events: Int16(POLLIN), revents: 0) }
         entries += local.map { pollfd(fd: $0.raw, events: Int16(POLLIN), revents: 0) }
-        let ready = poll(&entries, nfds_t(entries.count), 1000)
+        let firstServer = entries.count
+        entries += servers.entries
+        let ready = poll(&entries, nfds_t(entries.count), servers.patience)
         guard ready > 0 || errno == EINTR || ready == 0 else { throw CheckpointError("cannot wait for events", result: Int(-errno)) }
         let isReady = { (index: Int) in ready > 0 && entries[index].revents != 0 }
         let (pendingCount, workerCount, localCount) = (pending.count, workers.count, local.count)
         for index in (0..<localCount).reversed() where isReady(3 + pendingCount + workerCount + index) { serve(local.remove(at: index)) }
         for index in 0..<workerCount where isReady(3 + pendingCount + index) { hear(workers[index]) }
         for index in (0..<pendingCount).reversed() where isReady(3 + index) { conclude(pending.remove(at: index).peer) }
+        servers.handle { isReady(firstServer + $0) }
         if isReady(0) { handleSignals() }
         if isReady(1) { acceptLocal() }
         if isReady(2) { acceptPeerConnection() }
@@ -252,6 +258,6 @@ package final class Agent {
                 return .init(
                     kind: name == nil ? "command" : "peer", peer: name, pid: worker.pid, sessions: worker.sessions,
                     seconds: Double(monotonicNanoseconds() - worker.started) / 1e9)
-            }, connections: pending.count)
+            }, connections: pending.count, servers: servers.status)
     }
 }

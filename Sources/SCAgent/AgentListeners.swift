@@ -34,6 +34,22 @@ enum AgentListeners {
         return listener
     }
 
+    /// For servers that are linked with libsc.
+    static func servers() throws(CheckpointError) -> SharedDescriptor { try packets("\(StateDirectory.path)/servers.sock") }
+
+    /// Where the agent takes sessions for the registered servers of a service, as an acceptor.
+    static func serverAcceptor(_ service: String) -> String { "\(StateDirectory.path)/servers/\(service).sock" }
+
+    /// A listening socket of packets, in the place of a dead agent's.
+    static func packets(_ path: String, mode: mode_t = 0o666) throws(CheckpointError) -> SharedDescriptor {
+        let raw = socket(AF_UNIX, Int32(SOCK_SEQPACKET.rawValue) | Int32(SOCK_CLOEXEC.rawValue) | Int32(SOCK_NONBLOCK.rawValue), 0)
+        let listener = SharedDescriptor(try check(raw < 0 ? -errno : raw, "cannot make a Unix socket"))
+        unlink(path)
+        guard bindUnix(raw, path), Glibc.listen(raw, 128) == 0 else { throw CheckpointError("cannot listen on \(path)", result: Int(-errno)) }
+        chmod(path, mode)
+        return listener
+    }
+
     /// For peers.
     static func peers(_ address: SocketAddress) throws(CheckpointError) -> SharedDescriptor {
         let raw = socket(address.address.isIPv6 ? AF_INET6 : AF_INET, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)

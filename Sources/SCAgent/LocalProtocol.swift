@@ -7,10 +7,15 @@ import SCEngine
 
 /// A request. `run`: start this program with the arguments in the directory, with the three descriptors that come along as its standard streams, and
 /// tell its exit status; only root may. `status`: what the agent is doing. `metrics`: the text that the metrics address serves.
+/// `sockets`: which of these belong to servers that take part; on the same connection then `park`, and `gone` or `resume`; only root may.
 struct LocalRequest: Codable {
     var verb: String
     var arguments: [String]?
     var directory: String?
+    /// Inodes.
+    var sockets: [UInt64]?
+    /// Milliseconds.
+    var deadline: Int?
 }
 
 /// The answer.
@@ -19,6 +24,17 @@ package struct LocalAnswer: Codable, Sendable {
     package var status: Int32?
     package var text: String?
     package var agent: AgentStatus?
+    var known: [UInt64]?
+    /// Their states come in one memory file, in this order.
+    var parked: [ParkAnswer]?
+}
+
+/// A session that its server has parked.
+struct ParkAnswer: Codable, Sendable {
+    var socket: UInt64
+    var role: String
+    var state_version: UInt32
+    var state_bytes: Int
 }
 
 /// What the agent is doing.
@@ -31,11 +47,20 @@ package struct AgentStatus: Codable, Sendable {
         package var seconds: Double
     }
 
+    package struct Server: Codable, Sendable {
+        package var service: String
+        package var pid: Int32
+        package var sessions: Int
+        package var accepts: Bool
+    }
+
     package var pid: Int32
     package var listen: String?
     package var policy: String
     package var work: [Work]
     package var connections: Int
+    /// Servers that have registered by libsc.
+    package var servers: [Server]
 }
 
 /// A program's way to the agent of its host.
@@ -43,7 +68,7 @@ package enum AgentClient {
     package static var path: String { "\(StateDirectory.path)/agent.sock" }
 
     /// nil: no agent runs here.
-    private static func connect() -> SharedDescriptor? {
+    static func connect() -> SharedDescriptor? {
         let raw = socket(AF_UNIX, Int32(SOCK_SEQPACKET.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
         guard raw >= 0 else { return nil }
         let connection = SharedDescriptor(raw)
@@ -53,10 +78,25 @@ package enum AgentClient {
     /// Asks one thing; nil: no agent runs here.
     private static func ask(_ request: LocalRequest, descriptors: [Int32] = []) throws(CheckpointError) -> LocalAnswer? {
         guard let connection = connect() else { return nil }
+        return try converse(connection, request, descriptors: descriptors).answer
+    }
+
+    /// Says something that has no answer.
+    static func tell(_ connection: SharedDescriptor, _ request: LocalRequest) {
+        let bytes = Array((try? JSONEncoder().encode(request)) ?? Data())
+        _ = cproc_send_fds(connection.raw, bytes, bytes.count, nil, 0)
+    }
+
+    /// One request and its answer, with the memory file that may come along.
+    static func converse(
+        _ connection: SharedDescriptor, _ request: LocalRequest, descriptors: [Int32] = []
+    ) throws(CheckpointError) -> (answer: LocalAnswer, file: SharedDescriptor?) {
         let bytes = Array((try? JSONEncoder().encode(request)) ?? Data())
         try check(cproc_send_fds(connection.raw, bytes, bytes.count, descriptors, Int32(descriptors.count)), "cannot speak to the agent at \(path)")
         var buffer = [UInt8](repeating: 0, count: 1 << 20)
-        let count = recv(connection.raw, &buffer, buffer.count, 0)
+        var (received, number): (Int32, Int32) = (-1, 1)
+        let count = Int(cproc_recv_fds(connection.raw, &buffer, buffer.count, &received, &number))
+        let file = number == 1 && count >= 0 ? SharedDescriptor(received) : nil
         guard count > 0, let answer = try? JSONDecoder().decode(LocalAnswer.self, from: Data(buffer.prefix(count))) else {
             throw CheckpointError(
                 "the agent at \(path) ended the conversation", why: "connection closed", errno: ECONNRESET,
@@ -65,7 +105,7 @@ package enum AgentClient {
         if let error = answer.error {
             throw CheckpointError("the agent refuses", why: error, errno: EACCES, advice: "Run as root, or name the user in the agent's local_users")
         }
-        return answer
+        return (answer, file)
     }
 
     /// Has the agent run this program with its keys; the exit status. nil: no agent runs here.

@@ -30,11 +30,16 @@ struct LocalService {
         switch request.verb {
         case "status": return LocalAnswer(agent: agent.status)
         case "metrics": return LocalAnswer(text: agent.metrics.text)
+        case "sockets":
+            guard uid == 0 || uid == geteuid() else {
+                throw CheckpointError("user \(uid) may not park sessions", why: "it takes the rights of root", errno: EPERM)
+            }
+            return agent.servers.begin(connection, request.sockets ?? [])
         case "run":
             try run(request, passed, connection, uid)
             return nil
         default:
-            throw CheckpointError("the agent knows no \"\(request.verb)\"", why: "status, metrics and run exist", errno: EINVAL)
+            throw CheckpointError("the agent knows no \"\(request.verb)\"", why: "status, metrics, sockets and run exist", errno: EINVAL)
         }
     }
 
@@ -52,8 +57,16 @@ struct LocalService {
         withExtendedLifetime(passed) { agent.workers.append(worker) }
     }
 
-    static func send(_ answer: LocalAnswer, on connection: SharedDescriptor) {
+    /// A mover's next request; nil: it has ended the conversation.
+    static func request(on connection: SharedDescriptor) throws(CheckpointError) -> LocalRequest? {
+        var buffer = [UInt8](repeating: 0, count: 65536)
+        let count = recv(connection.raw, &buffer, buffer.count, Int32(MSG_DONTWAIT))
+        guard count > 0 else { return nil }
+        return try? JSONDecoder().decode(LocalRequest.self, from: Data(buffer.prefix(count)))
+    }
+
+    static func send(_ answer: LocalAnswer, on connection: SharedDescriptor, descriptors: [Int32] = []) {
         let bytes = Array((try? JSONEncoder().encode(answer)) ?? Data())
-        _ = cproc_send_fds(connection.raw, bytes, bytes.count, nil, 0)
+        _ = cproc_send_fds(connection.raw, bytes, bytes.count, descriptors, Int32(descriptors.count))
     }
 }

@@ -2,6 +2,7 @@
 
 import ArgumentParser
 import Glibc
+import SCAgent
 import SCEngine
 import SCImage
 
@@ -86,6 +87,18 @@ struct ReceiverOptions: ParsableArguments {
                 "--exec needs a command", why: "none was given", errno: EINVAL, advice: "Write it last: --exec -- CMD ARGS", outcome: .usage)
         }
         return .exec(arguments: command.map { Array($0.utf8) })
+    }
+}
+
+/// How servers that take part by libsc are brought to hold still.
+struct ParkingOptions: ParsableArguments {
+    @Option(name: .long, help: ArgumentHelp("Milliseconds that a server has to park its sessions.", valueName: "MS")) var parkDeadline = 1000
+    @Flag(name: .long, help: "Do not ask such a server: stop it, and move its sessions without their state.") var force = false
+
+    var parking: (@Sendable (Set<UInt64>) throws(CheckpointError) -> (any SessionParking)?)? {
+        if force { return nil }
+        let deadline = parkDeadline
+        return { sockets throws(CheckpointError) in try ServerParking.find(sockets, deadline: deadline) }
     }
 }
 

@@ -50,6 +50,12 @@ final class Agents {
         running = [:]
     }
 
+    /// As by a crash.
+    func kill(_ host: Lab.Host) {
+        running[host]?.signal(SIGKILL)
+        _ = try? running[host]?.wait()
+    }
+
     @discardableResult
     func tool(_ host: Lab.Host, _ arguments: [String]) throws -> Output {
         try world.lab.run(in: host, [TwoHosts.program] + arguments, environment: environment(host), timeout: .seconds(30))

@@ -146,4 +146,27 @@ import Testing
         // A clock that steps back gives nothing.
         #expect(burst(1, at: 0) == 0)
     }
+
+    @Test func `sessions for registered servers go to the agent's own acceptor, and only named users register`() throws {
+        let text = """
+            {services: {live: {ports: [80], peers: ["hostb"], accept: [{server: true}], server_users: ["www-data"]},
+              open: {ports: [81], accept: [{server: true}]}}, local_users: ["adm"]}
+            """
+        let policy = try Policy(json5: Array(text.utf8))
+        let lookup = Lookup(pids: { _ in [] }, uid: { ["www-data": 33, "adm": 4][$0] })
+        var offer = Offer()
+        offer.flows = [Flow(client: SocketAddress(IPAddress("192.0.2.1")!, port: 9), service: SocketAddress(IPAddress("192.0.2.2")!, port: 80))]
+        offer.handover = .service(name: "live")
+        guard case .accept(let acceptance) = policy.decide(peer: "hostb", offer: offer, lookup: lookup), case .into(let path) = acceptance.handover
+        else {
+            Issue.record("the offer is refused")
+            return
+        }
+        #expect(String(decoding: path, as: UTF8.self).hasSuffix("/servers/live.sock"))
+        for (uid, isLive, isOpen) in [(0, true, true), (33, true, false), (4, false, true), (1000, false, false)] {
+            #expect(policy.admits(server: UInt32(uid), of: policy.services["live"]!, lookup: lookup) == isLive)
+            #expect(policy.admits(server: UInt32(uid), of: policy.services["open"]!, lookup: lookup) == isOpen)
+        }
+        #expect(throws: CheckpointError.self) { try Policy(json5: Array("{services: {x: {ports: [1], accept: [{server: false}]}}}".utf8)) }
+    }
 }

@@ -106,6 +106,8 @@ extension Policy {
     /// The receiver as a hand-over: its process and its user are looked up now.
     private func resolve(_ receiver: Receiver, _ name: String, _ offer: Offer, _ explicit: Handover?, _ lookup: Lookup) -> Decision {
         switch receiver {
+        case .server:
+            return .accept(.init(service: name, handover: .into(path: socketPath(AgentListeners.serverAcceptor(name)))))
         case .exec(let command):
             return .accept(.init(service: name, handover: .exec(arguments: command.map { Array($0.utf8) })))
         case .into(let path, let user):
@@ -134,6 +136,11 @@ extension Policy {
     private static func refusal(_ offer: Offer, _ why: String, _ advice: String, _ errno: Int32) -> CheckpointError {
         let flow = offer.flows.first.map { " of \($0)" + (offer.flows.count > 1 ? " and \(offer.flows.count - 1) more" : "") } ?? ""
         return CheckpointError("\(hostName()) refuses the offer\(flow)", why: why, errno: errno, advice: advice)
+    }
+
+    /// Whether a process of this user may register as a server of the service.
+    package func admits(server uid: UInt32, of service: Service, lookup: Lookup = .system) -> Bool {
+        uid == 0 || (service.serverUsers ?? localUsers).contains { lookup.uid($0) == uid }
     }
 
     /// Whether a process of this user may speak to the agent.

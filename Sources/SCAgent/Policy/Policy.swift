@@ -24,6 +24,8 @@ package struct Policy: Equatable, Sendable {
         package var peers: Set<String> = []
         /// Who receives them here; the first one, when an offer leaves it open.
         package var accept: [Receiver] = []
+        /// Users whose processes may register as its servers; nil: root and `localUsers`.
+        package var serverUsers: [String]?
 
         package init() {}
     }
@@ -36,6 +38,8 @@ package struct Policy: Equatable, Sendable {
         case onto(Server, adapter: String)
         /// A new process.
         case exec([String])
+        /// A server that has registered with the agent by libsc and takes sessions.
+        case server
     }
 
     package enum Server: Hashable, Sendable {

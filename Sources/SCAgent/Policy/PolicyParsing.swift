@@ -23,7 +23,7 @@ extension Policy {
 
 extension Policy.Service {
     fileprivate init(_ node: PolicyNode) throws(CheckpointError) {
-        let keys = try node.object(["ports", "addresses", "peers", "accept"])
+        let keys = try node.object(["ports", "addresses", "peers", "accept", "server_users"])
         for port in try keys["ports"]?.list() ?? [] { ports.insert(UInt16(try port.number(in: 1...65535, "a port"))) }
         guard !ports.isEmpty else {
             throw PolicyNode.mistake("\(node.path).ports names no port", advice: "A service is known by its ports: ports: [80]")
@@ -33,6 +33,7 @@ extension Policy.Service {
             addresses.insert(address.unmapped)
         }
         peers = Set(try keys["peers"]?.texts("a peer's name") ?? [])
+        serverUsers = try keys["server_users"]?.texts("a user's name")
         for element in try keys["accept"]?.list() ?? [] { accept.append(try Policy.Receiver(element)) }
         guard !accept.isEmpty else {
             throw PolicyNode.mistake(
@@ -43,15 +44,19 @@ extension Policy.Service {
 
 extension Policy.Receiver {
     fileprivate init(_ node: PolicyNode) throws(CheckpointError) {
-        let keys = try node.object(["into", "user", "onto", "adapter", "exec"])
-        let ways = ["into", "onto", "exec"].filter { keys[$0] != nil }
+        let keys = try node.object(["into", "user", "onto", "adapter", "exec", "server"])
+        let ways = ["into", "onto", "exec", "server"].filter { keys[$0] != nil }
         guard ways.count == 1 else {
-            throw PolicyNode.mistake("\(node.path) has \(ways.isEmpty ? "none" : "more than one") of into, onto and exec", advice: "Give exactly one")
+            throw PolicyNode.mistake(
+                "\(node.path) has \(ways.isEmpty ? "none" : "more than one") of into, onto, exec and server", advice: "Give exactly one")
         }
         for (key, way) in [("user", "into"), ("adapter", "onto")] where keys[key] != nil && ways[0] != way {
             throw PolicyNode.mistake("\(node.path).\(key) belongs to \(way), not to \(ways[0])")
         }
-        if let path = keys["into"] {
+        if let server = keys["server"] {
+            guard case .flag(true) = server.tree else { throw server.mistake("true") }
+            self = .server
+        } else if let path = keys["into"] {
             let text = try path.text("the path of a Unix socket")
             guard text.hasPrefix("/") || text.hasPrefix("@") else { throw path.mistake("a path from / (or @name)") }
             self = .into(path: text, user: try keys["user"]?.text("a user's name"))

@@ -6,7 +6,7 @@ import SCEngine
 
 /// A receiver of the policy as it is found on this host.
 package struct ReceiverState: Sendable {
-    package enum Kind: String, Sendable { case into, onto, exec }
+    package enum Kind: String, Sendable { case into, onto, exec, server }
 
     package var kind: Kind
     /// The acceptor's path, the server, or the command.
@@ -20,7 +20,7 @@ package struct ReceiverState: Sendable {
     package var pid: Int32?
 
     /// Looks now. An acceptor sees a connection that ends without an offer.
-    package init(_ receiver: Policy.Receiver, lookup: Lookup = .system) {
+    package init(_ receiver: Policy.Receiver, service: String = "", lookup: Lookup = .system) {
         switch receiver {
         case .into(let path, let user):
             self.init(kind: .into, name: path, user: user, isReady: false)
@@ -29,6 +29,10 @@ package struct ReceiverState: Sendable {
             let pid = lookup.pids(server).first
             self.init(
                 kind: .onto, name: server.description, adapter: adapter, isReady: pid != nil, reason: pid == nil ? "it does not run" : nil, pid: pid)
+        case .server:
+            self.init(kind: .server, name: service, isReady: false)
+            (isReady, pid, _) = Self.connect(AgentListeners.serverAcceptor(service))
+            reason = isReady ? nil : "no server has registered"
         case .exec(let command):
             let isReady = access(command[0], X_OK) == 0
             self.init(

@@ -85,7 +85,16 @@ extension SessionCapture {
         for (index, channel) in channels.enumerated() {
             var position = learnt[index]
             if let adapter, let known = position { position = try adapter.fix(known, channel: channel) }
-            sessions.append(Session(id: id(of: index), channels: [channel], state: state, adapter: position))
+            guard let exported = exported(by: index) else {
+                sessions.append(Session(id: id(of: index), channels: [channel], state: state, adapter: position))
+                continue
+            }
+            var channel = channel
+            channel.name = exported.role
+            sessions.append(
+                Session(
+                    id: id(of: index), channels: [channel], state: state.isEmpty ? exported.state : state,
+                    adapter: position ?? AdapterState(stateVersion: exported.stateVersion)))
         }
         return sessions
     }

@@ -13,11 +13,15 @@ package final class SessionCapture {
     private var baselines: [Bool: OptionBaseline] = [:]
     private let holders: [TargetProcess]
     private let stopped: StoppedProcesses
+    private let parking: (any SessionParking)?
+    private var parked: [UInt64: ParkedSession] = [:]
+    private var isReleased = false
 
     /// Opens everything that can be opened while the sessions run. `isGuarded`: a guard continues the stopped processes should this tool die; a move
-    /// that has a keeper needs none.
-    package init(_ selected: [SelectedSession], isGuarded: Bool = true) throws(CheckpointError) {
+    /// that has a keeper needs none. `parking`: the sessions it knows are parked by their servers; their processes run on.
+    package init(_ selected: [SelectedSession], isGuarded: Bool = true, parking: (any SessionParking)? = nil) throws(CheckpointError) {
         self.selected = selected
+        self.parking = parking
         stopped = StoppedProcesses(isGuarded: isGuarded)
         var sockets: [HeldSocket] = []
         for session in selected { sockets.append(HeldSocket(try session.process.duplicate(session.channel.fd), fd: session.channel.fd)) }
@@ -34,7 +38,8 @@ package final class SessionCapture {
         for ipv6 in Set(selected.map { $0.channel.localAddress?.address.isIPv6 ?? false }) {
             baselines[ipv6] = try OptionBaseline(in: namespace, ipv6: ipv6)
         }
-        holders = Self.holders(of: selected)
+        let cooperative = parking?.sockets ?? []
+        holders = Self.holders(of: selected.filter { !cooperative.contains($0.channel.inode) })
         for socket in sockets {
             if let entry = SessionRegistry.find(socket.raw) { socket.base = (entry.written, entry.read) }
         }
@@ -42,11 +47,13 @@ package final class SessionCapture {
 
     /// Every process that has one of the connections open: all have to hold still, or one would read during the dump.
     private static func holders(of selected: [SelectedSession]) -> [TargetProcess] {
+        guard !selected.isEmpty else { return [] }
         var result: [Int32: TargetProcess] = [:]
         for session in selected { result[session.process.pid] = session.process }
         // A descriptor passed on at fork(2) is shared without a trace; one walk of /proc finds it for any number of sessions, while they run.
         for holder in TargetProcess.holders(ofInodes: Set(selected.map(\.channel.inode))) where result[holder.pid] == nil {
-            result[holder.pid] = holder
+            // An agent that keeps a duplicate for its server reads nothing; stopped for a hold, it would serve nobody.
+            if holder.command != "sc-checkpoint" { result[holder.pid] = holder }
         }
         return Array(result.values)
     }
@@ -89,8 +96,15 @@ package final class SessionCapture {
         for process in holders { stopped.arm(process) }
     }
 
-    /// The processes stand still until `giveBack`, `letGo` or `keepHeld`.
+    /// What its server said of the session when it parked; nil when its process was stopped.
+    package func exported(by index: Int) -> ParkedSession? { parked[selected[index].channel.inode] }
+
+    /// The most bytes of state that the servers can export.
+    package var exportLimit: Int { (parking?.sockets.count ?? 0) * exportedStateLimit }
+
+    /// The servers park and the processes stand still until `giveBack`, `letGo` or `keepHeld`.
     package func stop() throws(CheckpointError) {
+        if let parking { parked = try parking.park() }
         for process in holders {
             do throws(CheckpointError) {
                 try stopped.stop(process)
@@ -161,11 +175,13 @@ package final class SessionCapture {
     package func giveBack() {
         for socket in sockets { socket.askForWindow() }
         stopped.resume()
+        parking?.resume()
     }
 
     /// Ends the connections here without a packet; the processes stay stopped.
     package func releaseSockets() throws(CheckpointError) {
         var failure: CheckpointError?
+        isReleased = true
         for socket in sockets {
             SessionRegistry.remove(socket.raw)
             do throws(CheckpointError) { try socket.letGo() } catch { failure = failure ?? error }
@@ -177,11 +193,14 @@ package final class SessionCapture {
     package var stoppedByUs: [TargetProcess] { stopped.processes }
 
     /// The processes go on.
-    package func resume() { stopped.resume() }
+    package func resume() {
+        stopped.resume()
+        if isReleased { parking?.gone() } else { parking?.resume() }
+    }
 
     /// The sessions are gone from the source; its servers see aborted clients.
     package func letGo() throws(CheckpointError) {
-        defer { stopped.resume() }
+        defer { resume() }
         try releaseSockets()
     }
 

@@ -64,7 +64,9 @@ package final class AcceptorHandover: HandoverDriver {
             let channels = entry.session.channels.map(AcceptorChannel.init)
             try withExtendedLifetime(file) { () throws(CheckpointError) in
                 try send(
-                    AcceptorRequest(type: "session", id: entry.session.id.description, channels: channels, state_bytes: state.count),
+                    AcceptorRequest(
+                        type: "session", id: entry.session.id.description, channels: channels, state_bytes: state.count,
+                        state_version: entry.session.adapter?.stateVersion),
                     descriptors: descriptors)
             }
         }
@@ -162,5 +164,6 @@ package final class AcceptorHandover: HandoverDriver {
             throw CheckpointError(
                 "the acceptor at \(path) declined \(moment)", why: reason, errno: ECONNREFUSED, advice: "The session stays where it was")
         }
+        if let other = reply.pid, other > 0 { pid = other }
     }
 }

@@ -32,6 +32,8 @@ struct AcceptorRequest: Encodable {
     var flows: [[String: String]]?
     var channels: [AcceptorChannel]?
     var state_bytes: Int?
+    /// With a state that a server had exported by libsc.
+    var state_version: UInt32?
 
     /// The message's bytes, newline included.
     var line: [UInt8] {
@@ -45,6 +47,8 @@ struct AcceptorRequest: Encodable {
 struct AcceptorReply: Decodable {
     var type: String
     var reason: String?
+    /// With `ready`: the process that has the sessions, when it is another than the one that listens.
+    var pid: Int32?
 
     init?(_ bytes: [UInt8]) {
         guard let reply = try? JSONDecoder().decode(AcceptorReply.self, from: Data(bytes)) else { return nil }

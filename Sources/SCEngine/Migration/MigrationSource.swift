@@ -20,6 +20,8 @@ package struct MigrationRequest: Sendable {
     package var fence: String?
     package var shell = ["ssh"]
     package var program = "sc-checkpoint"
+    /// Finds the servers that take part among the holders of these sockets (by inode); nil: none does. Without it processes are stopped.
+    package var parking: (@Sendable (Set<UInt64>) throws(CheckpointError) -> (any SessionParking)?)?
 
     package init(target: TargetAddress, handover: Handover) { (self.target, self.handover) = (target, handover) }
 }
@@ -76,7 +78,8 @@ package final class MigrationSource {
     }
 
     package func run() throws(CheckpointError) -> MigrationResult {
-        let capture = try SessionCapture(selection.chosen, isGuarded: false)
+        let capture = try SessionCapture(
+            selection.chosen, isGuarded: false, parking: request.parking?(Set(selection.chosen.map(\.channel.inode))))
         let adapter = try chosenAdapter()
         let adapterStates = try capture.learn(adapter, options: request.adapterOptions)
         isReaching = true
@@ -118,7 +121,7 @@ package final class MigrationSource {
                 pid: pid, adapter: adapter, options: options + states.compactMap { $0 }.map { "state=\($0.bytes.map(hexadecimal).joined())" })
         }
         offer.queueBytes = UInt64(selection.chosen.reduce(0) { $0 + $1.channel.receiveQueue + $1.channel.sendQueue })
-        offer.stateBytes = UInt64(request.state.count)
+        offer.stateBytes = UInt64(request.state.count + capture.exportLimit)
         offer.deadlineMilliseconds = UInt32(clamping: request.deadline)
         offer.dryRun = request.dryRun
         offer.fence = request.fence ?? ""

@@ -48,6 +48,9 @@ struct AgentVerb: ParsableCommand {
         guard let status = try AgentClient.status() else { throw Self.noAgent }
         if json { return Terminal.json(status) }
         Terminal.print("agent \(status.pid), policy \(status.policy), listening on \(status.listen ?? "no address")")
+        for server in status.servers {
+            Terminal.print("server \(server.pid) of \(server.service), \(server.sessions) sessions\(server.accepts ? ", takes more" : "")")
+        }
         Terminal.table(
             ["PID", "KIND", "PEER", "SESSIONS", "SECONDS"],
             status.work.map { [String($0.pid), $0.kind, $0.peer ?? "-", String($0.sessions), String(Int($0.seconds))] }, right: [0, 3, 4])

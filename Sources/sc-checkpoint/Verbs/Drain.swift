@@ -36,6 +36,7 @@ struct DrainVerb: ParsableCommand {
     @Option(name: .long, help: ArgumentHelp("Milliseconds that a target may be silent.", valueName: "MS")) var silence = 10_000
     @Option(name: .long, help: ArgumentHelp("The remote shell.", valueName: "COMMAND")) var rsh = "ssh"
     @Option(name: .long, help: ArgumentHelp("The tool on the target.", valueName: "PROGRAM")) var remoteProgram = "sc-checkpoint"
+    @OptionGroup var parking: ParkingOptions
     @Option(
         name: .long,
         help: ArgumentHelp("An etcd in which the targets take the sessions before they serve them.", valueName: "etcd://HOST:PORT/PREFIX"))
@@ -118,6 +119,7 @@ struct DrainVerb: ParsableCommand {
         request.fence = fence
         request.shell = rsh.split(separator: " ").map(String.init)
         request.program = remoteProgram
+        request.parking = parking.parking
         var options = Drain.Options(request, to: targets)
         options.largest = maxInFlight
         options.deadline = deadline.map { Deadline(milliseconds: $0 * 1000) }

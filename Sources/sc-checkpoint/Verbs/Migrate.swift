@@ -41,6 +41,7 @@ struct Migrate: ParsableCommand {
         name: .long, help: ArgumentHelp("An etcd in which the target takes the sessions before it serves them.", valueName: "etcd://HOST:PORT/PREFIX")
     )
     var fence: String?
+    @OptionGroup var parking: ParkingOptions
     @Flag(name: .long, help: "Ask the target, and move nothing.") var dryRun = false
     @Option(name: .long, help: ArgumentHelp("Write a page for a person: timeline, sessions, what failed.", valueName: "FILE")) var report: String?
     @Flag(name: .long, help: "One JSON document.") var json = false
@@ -140,6 +141,7 @@ struct Migrate: ParsableCommand {
         request.fence = fence
         request.shell = rsh.split(separator: " ").map(String.init)
         request.program = remoteProgram
+        request.parking = parking.parking
         return request
     }
 

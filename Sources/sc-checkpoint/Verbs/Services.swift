@@ -51,7 +51,7 @@ struct Services: ParsableCommand {
     func run() throws {
         var found: [Document.Service] = []
         for (name, service) in try Policy.load(config).services.sorted(by: { $0.key < $1.key }) {
-            let receivers = service.accept.map { ReceiverState($0) }
+            let receivers = service.accept.map { ReceiverState($0, service: name) }
             let servers = try ServiceSockets(ports: service.ports, addresses: service.addresses).servers
             found.append(
                 .init(

@@ -1,0 +1,137 @@
+// libsc: what a server calls so that its sessions can move to other processes and hosts while their clients notice nothing.
+//
+// THE RECIPE. A server that has an event loop, in the order of calls:
+//
+//   1. sc_open("echo", 1, &callbacks, user, 0, &sc)   once in each process that serves (after fork); sc_accept_offers(sc, 1) if it takes sessions in
+//   2. add sc_fd(sc) to the event loop (readable); when it is, call sc_dispatch(sc), which calls the callbacks
+//   3. for each client: sc_create(sc, session, &c), sc_associate(c, fd, "client")
+//   4. at a safe point, when the session's state is whole: sc_export(c, bytes, length). Not needed after each; the one before sc_parked counts
+//   5. callback `park`: finish the step at hand, take the descriptors out of the event loop, sc_export, sc_parked(c); do not touch them until
+//        `resume`: the session stays. Serve it again
+//        `gone`:   it is served elsewhere. Close the descriptors, forget the session, sc_end(c). Closing sends nothing
+//   6. when the client's session is over: take the descriptors out of the event loop, sc_end(c), close them
+//
+// A server that takes sessions in (sc_accept_offers):
+//
+//   7. callback `offer`: sc_accept(offer, session, &c) or sc_decline(offer, reason). The session still runs elsewhere; nothing is lost by declining
+//   8. callback `import`: build the session from its state and its descriptors, which are associated already. Return 0, or a negative errno to
+//      refuse. Do not touch the descriptors until
+//        `resume`: it is live. Serve it: add the descriptors to the event loop, and look for input that waits
+//        `gone`:   it does not come. As in 5
+//
+// RULES. Nothing here blocks, and there are no threads: all calls on one sc_t come from one thread at a time. Callbacks are called by sc_dispatch
+// only, and may call everything here but sc_close and sc_dispatch. The agent holds duplicates, so close(2) alone neither ends a connection nor takes it out of an epoll
+// set: EPOLL_CTL_DEL and sc_end (or sc_dissociate) come before it. The client sees the end when the agent has let go as well; shutdown(2) does not wait
+// for that. When no agent runs, every call does its book-keeping and nothing else; an agent that starts, or starts again, is found by sc_dispatch, at
+// most once a second, and is told everything. Results are 0 or a negative errno; a call that fails has changed nothing.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define SC_API __attribute__((visibility("default")))
+
+/// The version of this interface; sc_abi() tells the library's.
+#define SC_ABI 0
+SC_API int sc_abi(void);
+
+/// The most bytes of state that a continuation exports.
+#define SC_STATE_MAX 65536
+/// The most channels of one continuation.
+#define SC_CHANNELS_MAX 8
+/// The most bytes of a service's name, and of a role.
+#define SC_SERVICE_MAX 63
+#define SC_ROLE_MAX 31
+
+/// A process's part in a service.
+typedef struct sc sc_t;
+/// One session as this process serves it.
+typedef struct sc_continuation sc_continuation_t;
+/// A session that would come.
+typedef struct sc_offer sc_offer_t;
+
+/// What comes with a session.
+typedef struct sc_import {
+    const void *state; // valid during the callback
+    size_t length;
+    uint32_t state_version; // the exporter's; one that is not known is refused with -EPROTONOSUPPORT
+    uint32_t channels;
+    const int *fds;           // yours from now on, unless the callback returns an error; O_CLOEXEC, and blocking: set O_NONBLOCK here
+    const char *const *roles; // as the exporter had associated them
+} sc_import_t;
+
+/// What a server does when it is asked. Any of them may be NULL: without `park` sessions cannot leave, without `offer` and `import` none come.
+typedef struct sc_callbacks {
+    size_t size; // sizeof(sc_callbacks_t): later versions have more
+    /// Bring the session to a safe point and call sc_parked, now or soon: within a second by default.
+    void (*park)(sc_continuation_t *c, void *session);
+    /// Serve the session: it stays, or it has come.
+    void (*resume)(sc_continuation_t *c, void *session);
+    /// It is served elsewhere, or does not come: close the descriptors, forget it, sc_end(c).
+    void (*gone)(sc_continuation_t *c, void *session);
+    /// A session would come: call sc_accept or sc_decline, now or soon.
+    void (*offer)(sc_t *sc, sc_offer_t *offer, void *user);
+    /// It is here, still silent. 0: ready to serve it; negative: refused, and the descriptors are closed by the library, c ends.
+    int (*import)(sc_continuation_t *c, void *session, const sc_import_t *import);
+} sc_callbacks_t;
+
+/// Makes this process one of `service`'s. `state_version` names the form of the state that it exports. `flags` are 0. Succeeds without an agent.
+/// EINVAL: the name (letters, digits, '.', '-', '_'), the flags or the callbacks' size.
+SC_API int sc_open(const char *service, uint32_t state_version, const sc_callbacks_t *callbacks, void *user, unsigned flags, sc_t **out);
+
+/// Ends it all; the sessions are served on, and can move no longer. Not from a callback.
+SC_API void sc_close(sc_t *sc);
+
+/// The one descriptor to wait for (readable). It stays the same for the life of `sc`; do not read it.
+SC_API int sc_fd(const sc_t *sc);
+
+/// Does what is due without blocking. Returns how many callbacks it called, or a negative errno.
+SC_API int sc_dispatch(sc_t *sc);
+
+/// 1: an agent is there and knows this process; 0: none runs, or it does not answer yet; negative: it refuses this process, with sc_reason's words.
+SC_API int sc_status(const sc_t *sc);
+/// Why the agent refuses, for a log; "" otherwise.
+SC_API const char *sc_reason(const sc_t *sc);
+
+/// A continuation for one session; `session` is given to the callbacks. ENOMEM.
+SC_API int sc_create(sc_t *sc, void *session, sc_continuation_t **out);
+
+/// Ends it; before the descriptors are closed. NULL is nothing. It may be called in any state, `park` and `gone` included.
+SC_API void sc_end(sc_continuation_t *c);
+
+/// The connected TCP socket `fd` belongs to the session, as `role` ("client"). EBADF; ENOTSOCK, EPROTOTYPE: not a TCP socket; ENOTCONN;
+/// EALREADY: `fd` is associated already; ENOSPC: SC_CHANNELS_MAX; EINVAL: the role; EBUSY: it is parked or being imported.
+SC_API int sc_associate(sc_continuation_t *c, int fd, const char *role);
+
+/// It belongs to it no longer; before `fd` is closed. ENOENT: it did not; EBUSY: it is parked.
+SC_API int sc_dissociate(sc_continuation_t *c, int fd);
+
+/// Keeps a copy of the session's state, in place of the former. EFBIG: more than SC_STATE_MAX; ENOMEM; EBUSY: it is parked. The former stays then.
+SC_API int sc_export(sc_continuation_t *c, const void *bytes, size_t length);
+
+/// The session is at a safe point, its state exported, and will not be touched. ESTALE: nobody waits for it any longer (`resume` has been called).
+SC_API int sc_parked(sc_continuation_t *c);
+
+/// The session cannot be parked now; it is served on, and `resume` is not called. `reason` is shown to who asked. ESTALE as above.
+SC_API int sc_refuse(sc_continuation_t *c, const char *reason);
+
+/// Sessions may come (1) or not (0, the default). EINVAL: there are no callbacks for them.
+SC_API int sc_accept_offers(sc_t *sc, int accept);
+
+/// The connection that would come, as "IP:PORT", and the most bytes of state it can have. Valid until the offer is answered.
+SC_API const char *sc_offer_local(const sc_offer_t *offer);
+SC_API const char *sc_offer_peer(const sc_offer_t *offer);
+SC_API size_t sc_offer_state_bytes(const sc_offer_t *offer);
+
+/// Yes: `*out` is the continuation that will be imported. The offer is no more. ESTALE: it has been withdrawn; ENOMEM.
+SC_API int sc_accept(sc_offer_t *offer, void *session, sc_continuation_t **out);
+/// No, with a reason that the one who asked is shown. The offer is no more.
+SC_API void sc_decline(sc_offer_t *offer, const char *reason);
+
+#ifdef __cplusplus
+}
+#endif

@@ -1,0 +1,97 @@
+// What libsc remembers: the connection to the agent, the continuations, and what the agent has not been told yet.
+#pragma once
+
+#include "include/sc.h"
+#include "include/sc_wire.h"
+#include <stdbool.h>
+#include <sys/types.h>
+
+enum state {
+    RUNNING,
+    PARKING,   // `park` was called
+    PARKED,    // the server has let go; `resume` or `gone` follows
+    ACCEPTED,  // an offer was accepted; IMPORT follows
+    IMPORTED,  // the server has it; `resume` or `gone` follows
+};
+
+/// A packet that says how a request ended, not sent yet.
+enum answer { NO_ANSWER, ANSWER_PARKED, ANSWER_REFUSED, ANSWER_ACCEPTED, ANSWER_READY };
+
+struct channel {
+    int fd; // -1: free
+    bool told;
+    bool forget; // the agent has it still
+    char role[SC_WIRE_ROLE];
+};
+
+struct sc_continuation {
+    sc_t *sc;
+    uint64_t id; // its place in sc->slots, and a count above it that tells its successors apart
+    void *session;
+    struct channel channels[SC_WIRE_CHANNELS];
+    void *bytes; // the last export
+    size_t length, capacity;
+    uint64_t offer; // that was accepted
+    uint64_t since; // monotonic ms when the agent that had asked went away
+    enum state state;
+    enum answer answer;
+    char reason[SC_WIRE_REASON];
+    bool ended, known, is_dirty;
+    sc_continuation_t *next_dirty;
+};
+
+struct sc_offer {
+    sc_t *sc; // NULL: withdrawn
+    uint64_t id;
+    size_t state_bytes;
+    char local[64], peer[64];
+    sc_offer_t *next;
+};
+
+struct sc {
+    char service[SC_WIRE_NAME];
+    char path[108];
+    uint32_t state_version;
+    sc_callbacks_t callbacks;
+    void *user;
+    int epoll, timer, socket; // socket -1: not connected
+    int status;               // of sc_status
+    char reason[SC_WIRE_REASON];
+    uint64_t last_attempt; // monotonic ms
+    bool accepts, tell_accepts, waits_to_write;
+    int called; // callbacks in this dispatch
+    sc_continuation_t **slots;
+    uint32_t slot_count, generation, free_hint;
+    sc_continuation_t **by_fd;
+    int fd_count;
+    sc_continuation_t *dirty, **dirty_tail;
+    sc_offer_t *offers;
+    unsigned char *buffer; // SC_WIRE_MAX
+};
+
+#define HIDDEN __attribute__((visibility("hidden")))
+
+// agent.c: the connection.
+HIDDEN void sc__attempt(sc_t *sc);
+HIDDEN void sc__lost(sc_t *sc);
+HIDDEN void sc__tick_every(sc_t *sc, unsigned seconds);
+HIDDEN uint64_t sc__now(void);
+
+// send.c: what the agent is told. 0, or a negative errno; -EAGAIN: later.
+HIDDEN int sc__send_hello(sc_t *sc);
+HIDDEN int sc__send_refused(sc_t *sc, uint64_t id, int error, const char *reason);
+HIDDEN void sc__mark(sc_continuation_t *c);
+HIDDEN void sc__flush(sc_t *sc);
+
+// receive.c: what it says. False: the connection makes no sense any longer.
+HIDDEN bool sc__receive(sc_t *sc, size_t length, int *fds, int count);
+/// Looks at the sockets of sessions whose agent went away in the middle of a move.
+HIDDEN void sc__settle(sc_t *sc);
+
+// continuation.c
+HIDDEN sc_continuation_t *sc__find(sc_t *sc, uint64_t id);
+HIDDEN int sc__add_channel(sc_continuation_t *c, int fd, const char *role);
+HIDDEN void sc__free(sc_continuation_t *c);
+HIDDEN void sc__free_offer(sc_offer_t *offer);
+HIDDEN void sc__gone(sc_continuation_t *c);
+HIDDEN void sc__resume(sc_continuation_t *c);

@@ -1,0 +1,130 @@
+// What the agent is told. Nothing waits: what the socket does not take now is told when it can be written, from the list of what has changed.
+
+#include "internal.h"
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+static int send_packet(sc_t *sc, void *fixed, size_t length, const void *more, size_t more_length, int fd) {
+    struct sc_wire_head *head = fixed;
+    head->length = (uint32_t)(length + more_length);
+    struct iovec parts[2] = {{fixed, length}, {(void *)more, more_length}};
+    struct msghdr message = {.msg_iov = parts, .msg_iovlen = more_length ? 2 : 1};
+    union {
+        struct cmsghdr header;
+        char bytes[CMSG_SPACE(sizeof(int))];
+    } control = {0};
+    if (fd >= 0) {
+        message.msg_control = &control;
+        message.msg_controllen = sizeof control;
+        control.header.cmsg_level = SOL_SOCKET;
+        control.header.cmsg_type = SCM_RIGHTS;
+        control.header.cmsg_len = CMSG_LEN(sizeof(int));
+        memcpy(CMSG_DATA(&control.header), &fd, sizeof fd);
+    }
+    if (sendmsg(sc->socket, &message, MSG_NOSIGNAL | MSG_DONTWAIT) >= 0) return 0;
+    return errno == EWOULDBLOCK ? -EAGAIN : -errno;
+}
+
+int sc__send_hello(sc_t *sc) {
+    struct sc_wire_hello hello = {
+        .head.type = SC_WIRE_HELLO, .magic = SC_WIRE_MAGIC, .oldest = SC_WIRE_OLDEST, .newest = SC_WIRE_NEWEST, .state_version = sc->state_version};
+    memcpy(hello.service, sc->service, sizeof hello.service);
+    return send_packet(sc, &hello, sizeof hello, NULL, 0, -1);
+}
+
+int sc__send_refused(sc_t *sc, uint64_t id, int error, const char *reason) {
+    struct sc_wire_reason refused = {.head = {.type = SC_WIRE_REFUSED, .continuation = id}, .error = error};
+    snprintf(refused.text, sizeof refused.text, "%s", reason ? reason : "");
+    return send_packet(sc, &refused, sizeof refused, NULL, 0, -1);
+}
+
+static int send_head(sc_t *sc, uint32_t type, uint64_t id) {
+    struct sc_wire_head head = {.type = type, .continuation = id};
+    return send_packet(sc, &head, sizeof head, NULL, 0, -1);
+}
+
+static int tell_channel(sc_continuation_t *c, int index) {
+    struct channel *channel = &c->channels[index];
+    if (channel->forget) {
+        struct sc_wire_channel gone = {.head = {.type = SC_WIRE_DISSOCIATE, .continuation = c->id}, .channel = (uint32_t)index};
+        int result = send_packet(c->sc, &gone, sizeof gone, NULL, 0, -1);
+        if (result < 0) return result;
+        channel->forget = false;
+    }
+    // What is being imported is known to the agent until it is live.
+    if (channel->fd < 0 || channel->told || c->state == ACCEPTED || (c->state == IMPORTED && c->known)) return 0;
+    struct sc_wire_associate associate = {
+        .head = {.type = SC_WIRE_ASSOCIATE, .continuation = c->id}, .channel = (uint32_t)index, .fd = channel->fd,
+        .flags = c->state == PARKED || c->state == IMPORTED ? SC_WIRE_IS_PARKED : 0};
+    memcpy(associate.role, channel->role, sizeof associate.role);
+    int result = send_packet(c->sc, &associate, sizeof associate, NULL, 0, channel->fd);
+    // The server has closed it without a word; nothing can be told of it any more.
+    if (result == -EBADF) return 0;
+    if (result < 0) return result;
+    channel->told = true;
+    return 0;
+}
+
+static int tell(sc_continuation_t *c) {
+    if (c->ended) return c->known ? send_head(c->sc, SC_WIRE_END, c->id) : 0;
+    for (int index = 0; index < SC_WIRE_CHANNELS; index++) {
+        int result = tell_channel(c, index);
+        if (result < 0) return result;
+        if (c->channels[index].told) c->known = true;
+    }
+    int result = 0;
+    if (c->answer == ANSWER_PARKED) {
+        struct sc_wire_parked parked = {
+            .head = {.type = SC_WIRE_PARKED, .continuation = c->id}, .state_version = c->sc->state_version, .state_length = (uint32_t)c->length};
+        result = send_packet(c->sc, &parked, sizeof parked, c->bytes, c->length, -1);
+    } else if (c->answer == ANSWER_REFUSED) {
+        result = sc__send_refused(c->sc, c->id, EBUSY, c->reason);
+    } else if (c->answer == ANSWER_ACCEPTED) {
+        struct sc_wire_accepted accepted = {.head = {.type = SC_WIRE_ACCEPTED, .continuation = c->offer}, .continuation = c->id};
+        result = send_packet(c->sc, &accepted, sizeof accepted, NULL, 0, -1);
+    } else if (c->answer == ANSWER_READY) {
+        result = send_head(c->sc, SC_WIRE_READY, c->id);
+    }
+    if (result == 0) c->answer = NO_ANSWER;
+    return result;
+}
+
+void sc__mark(sc_continuation_t *c) {
+    if (c->is_dirty || c->sc->status <= 0) return;
+    c->is_dirty = true;
+    c->next_dirty = NULL;
+    *c->sc->dirty_tail = c;
+    c->sc->dirty_tail = &c->next_dirty;
+}
+
+static void wait_to_write(sc_t *sc, bool waits) {
+    if (sc->waits_to_write == waits) return;
+    sc->waits_to_write = waits;
+    struct epoll_event event = {.events = EPOLLIN | (waits ? EPOLLOUT : 0), .data.fd = sc->socket};
+    epoll_ctl(sc->epoll, EPOLL_CTL_MOD, sc->socket, &event);
+}
+
+void sc__flush(sc_t *sc) {
+    if (sc->status <= 0) return;
+    int result = 0;
+    if (sc->tell_accepts) {
+        struct sc_wire_offers offers = {.head.type = SC_WIRE_OFFERS, .accepts = sc->accepts};
+        result = send_packet(sc, &offers, sizeof offers, NULL, 0, -1);
+        if (result == 0) sc->tell_accepts = false;
+    }
+    while (result == 0 && sc->dirty) {
+        sc_continuation_t *c = sc->dirty;
+        result = tell(c);
+        if (result < 0) break;
+        sc->dirty = c->next_dirty;
+        if (sc->dirty == NULL) sc->dirty_tail = &sc->dirty;
+        c->is_dirty = false;
+        if (c->ended) sc__free(c);
+    }
+    // Any other failure is seen by the next dispatch, which reads the end of the connection.
+    if (result == 0 || result == -EAGAIN) wait_to_write(sc, result < 0);
+}

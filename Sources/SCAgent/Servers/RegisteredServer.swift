@@ -1,0 +1,170 @@
+// A server that is linked with libsc, as the agent knows it: its service, and its continuations with duplicates of their descriptors.
+
+import CProc
+import Glibc
+import SC
+import SCEngine
+import SCImage
+
+/// One session of a server.
+final class RegisteredContinuation {
+    struct Channel {
+        var descriptor: SharedDescriptor
+        var inode: UInt64
+        var role: String
+    }
+
+    enum State {
+        case running
+        /// Asked to park, and parked, for a mover.
+        case asked(ParkConversation), parked(ParkConversation)
+        /// Parked, and nobody says how the move ended: since when its socket is looked at (monotonic ns).
+        case watched(UInt64)
+    }
+
+    let number: UInt64
+    unowned let server: RegisteredServer
+    var channels: [UInt32: Channel] = [:]
+    var state = State.running
+
+    init(_ number: UInt64, of server: RegisteredServer) { (self.number, self.server) = (number, server) }
+}
+
+/// One connection of libsc.
+final class RegisteredServer {
+    let connection: SharedDescriptor
+    let outbox: Outbox
+    let pid: Int32
+    let uid: UInt32
+    /// nil: it has said nothing yet.
+    private(set) var service: String?
+    private(set) var accepts = false
+    private(set) var continuations: [UInt64: RegisteredContinuation] = [:]
+    private unowned let servers: Servers
+
+    /// An imported session has no other limit than this many of one server.
+    private static let limit = 1_000_000
+
+    init(_ connection: SharedDescriptor, in servers: Servers) throws(CheckpointError) {
+        (self.connection, self.servers, outbox) = (connection, servers, Outbox(connection))
+        var (pid, uid, gid): (Int32, UInt32, UInt32) = (0, 0, 0)
+        try check(cproc_peer_credentials(connection.raw, &pid, &uid, &gid), "cannot tell who registers")
+        (self.pid, self.uid) = (pid, uid)
+    }
+
+    /// Everything that has arrived, within bounds; throws when the connection has to end.
+    func receive() throws(CheckpointError) {
+        for _ in 0..<64 {
+            guard let packet = try ServerPacket(from: connection) else { return }
+            try handle(packet)
+        }
+    }
+
+    private func handle(_ packet: ServerPacket) throws(CheckpointError) {
+        let type = sc_wire_type(packet.head.type)
+        guard service != nil || type == SC_WIRE_HELLO else { throw ServerPacket.malformed }
+        let number = packet.head.continuation
+        switch type {
+        case SC_WIRE_HELLO: try greet(packet.content(sc_wire_hello.self))
+        case SC_WIRE_ASSOCIATE: try associate(packet.content(sc_wire_associate.self), packet.descriptors)
+        case SC_WIRE_DISSOCIATE:
+            let channel = try packet.content(sc_wire_channel.self).channel
+            if let former = continuations[number]?.channels.removeValue(forKey: channel) { servers.forget(former.inode) }
+        case SC_WIRE_END: remove(number)
+        case SC_WIRE_PARKED:
+            let (parked, state) = try packet.content(sc_wire_parked.self) { $0.state_length }
+            guard let continuation = continuations[number], case .asked(let mover) = continuation.state else { return }
+            continuation.state = .parked(mover)
+            mover.parked(continuation, state: state, version: parked.state_version)
+        case SC_WIRE_REFUSED:
+            let reason = fieldText(try packet.content(sc_wire_reason.self).text)
+            if let continuation = continuations[number], case .asked(let mover) = continuation.state {
+                continuation.state = .running
+                mover.failed(continuation, "process \(pid) refuses: \(reason)")
+            } else {
+                servers.declined(number, by: self, reason)
+            }
+        case SC_WIRE_OFFERS:
+            accepts = try packet.content(sc_wire_offers.self).accepts != 0
+            servers.updateAcceptors()
+        case SC_WIRE_ACCEPTED: servers.accepted(number, as: try packet.content(sc_wire_accepted.self).continuation)
+        case SC_WIRE_READY: servers.ready(number, at: self)
+        default: throw ServerPacket.malformed
+        }
+    }
+
+    private func greet(_ hello: sc_wire_hello) throws(CheckpointError) {
+        let name = fieldText(hello.service)
+        let why: (Int32, String)? =
+            if hello.magic != SC_WIRE_MAGIC || hello.oldest > UInt16(SC_WIRE_NEWEST) || hello.newest < UInt16(SC_WIRE_OLDEST) {
+                (EPROTONOSUPPORT, "this agent speaks version \(SC_WIRE_OLDEST) to \(SC_WIRE_NEWEST), the library \(hello.oldest) to \(hello.newest)")
+            } else if let service = servers.policy().services[name] {
+                servers.policy().admits(server: uid, of: service)
+                    ? nil : (EACCES, "user \(uid) may not serve \(name): see services.\(name).server_users")
+            } else {
+                (ENOENT, "the policy of \(hostName()) names no service \(name)")
+            }
+        if let (error, text) = why {
+            var reason = sc_wire_reason()
+            (reason.head, reason.error) = (packetHead(SC_WIRE_UNWELCOME, 0, sc_wire_reason.self), error)
+            setField(&reason.text, to: text)
+            outbox.send(reason)
+            throw CheckpointError("process \(pid) may not register", why: text, errno: error)
+        }
+        service = name
+        outbox.send(
+            sc_wire_welcome(head: packetHead(SC_WIRE_WELCOME, 0, sc_wire_welcome.self), version: UInt32(SC_WIRE_NEWEST), pid: UInt32(getpid())))
+    }
+
+    private func associate(_ packet: sc_wire_associate, _ descriptors: [SharedDescriptor]) throws(CheckpointError) {
+        var stat = cproc_stat()
+        guard descriptors.count == 1, packet.channel < UInt32(SC_WIRE_CHANNELS), continuations.count < Self.limit,
+            cproc_fstat(descriptors[0].raw, &stat) >= 0, SocketView(descriptors[0].raw).tcpInfo != nil
+        else { throw ServerPacket.malformed }
+        let number = packet.head.continuation
+        let continuation = continuations[number] ?? RegisteredContinuation(number, of: self)
+        continuations[number] = continuation
+        continuation.channels[packet.channel] = .init(descriptor: descriptors[0], inode: stat.inode, role: fieldText(packet.role))
+        if packet.flags & SC_WIRE_IS_PARKED != 0, case .running = continuation.state { servers.watch(continuation) }
+        servers.know(stat.inode, as: continuation)
+    }
+
+    private func remove(_ number: UInt64) {
+        guard let continuation = continuations.removeValue(forKey: number) else { return }
+        for channel in continuation.channels.values { servers.forget(channel.inode) }
+        let state = continuation.state
+        continuation.state = .running
+        switch state {
+        case .asked(let mover), .parked(let mover): mover.ended(continuation)
+        case .running, .watched: break
+        }
+    }
+
+    /// The connection has ended: the server is gone, or will tell everything again.
+    func removeAll() {
+        for number in continuations.keys { remove(number) }
+    }
+
+    // MARK: Requests
+
+    func park(_ continuation: RegisteredContinuation, for mover: ParkConversation, within milliseconds: Int) -> Bool {
+        continuation.state = .asked(mover)
+        return outbox.send(
+            sc_wire_park(
+                head: packetHead(SC_WIRE_PARK, continuation.number, sc_wire_park.self), deadline_ms: UInt32(clamping: milliseconds), reserved: 0))
+    }
+
+    func resume(_ continuation: RegisteredContinuation) {
+        continuation.state = .running
+        tell(SC_WIRE_RESUME, continuation.number)
+    }
+
+    /// The server is to close its descriptors; the duplicates here end now.
+    func gone(_ continuation: RegisteredContinuation) {
+        continuation.state = .running
+        remove(continuation.number)
+        tell(SC_WIRE_GONE, continuation.number)
+    }
+
+    func tell(_ type: sc_wire_type, _ number: UInt64) { outbox.send(packetHead(type, number, sc_wire_head.self)) }
+}

@@ -1,0 +1,218 @@
+// The servers of this host that take part by libsc: who they are, who has which socket, and who speaks with them just now.
+
+import CProc
+import Glibc
+import SC
+import SCEngine
+import SCImage
+
+/// The agent's registry. It lives in the agent's loop: `entries` are waited for, `handle` does what is due.
+final class Servers {
+    let policy: () -> Policy
+    private let log: (String, [String: String]) -> Void
+    private let listener: SharedDescriptor
+    private var acceptors: [String: SharedDescriptor] = [:]
+    private var servers: [RegisteredServer] = []
+    private var movers: [ParkConversation] = []
+    private var receivers: [ReceiverConversation] = []
+    private var watched: [RegisteredContinuation] = []
+    private var bySocket: [UInt64: RegisteredContinuation] = [:]
+    private var offers: UInt64 = 1 << 63
+    private var turns = 0
+
+    /// How long a session whose mover ended without a word is left alone before its socket is looked at: the mover may not have locked it yet.
+    private static let grace: UInt64 = 2_000_000_000
+
+    /// Processes that may be registered at once.
+    private static let limit = 4096
+
+    init(policy: @escaping () -> Policy, log: @escaping (String, [String: String]) -> Void) throws(CheckpointError) {
+        (self.policy, self.log) = (policy, log)
+        listener = try AgentListeners.servers()
+        // A duplicate of each descriptor of each server.
+        var limit = rlimit()
+        getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
+        limit.rlim_cur = limit.rlim_max
+        setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
+    }
+
+    func close() {
+        unlink("\(StateDirectory.path)/servers.sock")
+        for name in acceptors.keys { unlink(AgentListeners.serverAcceptor(name)) }
+        rmdir("\(StateDirectory.path)/servers")
+    }
+
+    // MARK: The loop
+
+    private enum Source { case listener, acceptor(String), server(RegisteredServer), mover(ParkConversation), receiver(ReceiverConversation) }
+    private var sources: [Source] = []
+
+    var entries: [pollfd] {
+        sources = [.listener] + acceptors.keys.map { .acceptor($0) }
+        sources += servers.map { .server($0) }
+        sources += movers.map { .mover($0) }
+        sources += receivers.map { .receiver($0) }
+        return sources.map { source in
+            var entry = pollfd(fd: -1, events: Int16(POLLIN), revents: 0)
+            switch source {
+            case .listener: entry.fd = listener.raw
+            case .acceptor(let name): entry.fd = acceptors[name]?.raw ?? -1
+            case .server(let server):
+                entry.fd = server.connection.raw
+                if server.outbox.isWaiting { entry.events |= Int16(POLLOUT) }
+            case .mover(let mover): entry.fd = mover.connection.raw
+            case .receiver(let receiver): entry.fd = receiver.connection.raw
+            }
+            return entry
+        }
+    }
+
+    /// Milliseconds until something is due without an event.
+    var patience: Int32 { movers.contains(where: \.isWaiting) ? 20 : watched.isEmpty ? 1000 : 100 }
+
+    func handle(_ isReady: (Int) -> Bool) {
+        for (index, source) in sources.enumerated() where isReady(index) { handle(source) }
+        for mover in movers { mover.look() }
+        settle()
+    }
+
+    private func handle(_ source: Source) {
+        do throws(CheckpointError) {
+            switch source {
+            case .listener: try admit()
+            case .acceptor(let name): try receive(for: name)
+            case .server(let server):
+                server.outbox.flush()
+                try server.receive()
+            case .mover(let mover): try mover.receive()
+            case .receiver(let receiver): try receiver.receive()
+            }
+        } catch {
+            end(source, error)
+        }
+    }
+
+    private func end(_ source: Source, _ error: CheckpointError) {
+        switch source {
+        case .listener, .acceptor: log("server-refused", ["reason": error.description])
+        case .server(let server):
+            servers.removeAll { $0 === server }
+            server.removeAll()
+            for receiver in receivers { receiver.ended(server) }
+            updateAcceptors()
+            log("server-gone", ["service": server.service ?? "-", "pid": String(server.pid), "reason": error.why])
+        case .mover(let mover):
+            movers.removeAll { $0 === mover }
+            mover.abandon()
+        case .receiver(let receiver):
+            receivers.removeAll { $0 === receiver }
+            receiver.abandon()
+        }
+    }
+
+    private func admit() throws(CheckpointError) {
+        let raw = cproc_accept(listener.raw)
+        guard raw >= 0 else { return }
+        let server = try RegisteredServer(SharedDescriptor(raw), in: self)
+        // Strangers get no place; what they are told at a hello, they are told by the end of the connection.
+        guard policy().services.values.contains(where: { policy().admits(server: server.uid, of: $0) }) else {
+            throw CheckpointError("process \(server.pid) may not register", why: "user \(server.uid) serves nothing here", errno: EACCES)
+        }
+        guard servers.count < Self.limit else {
+            throw CheckpointError("process \(server.pid) cannot register", why: "\(Self.limit) processes have", errno: EAGAIN)
+        }
+        servers.append(server)
+    }
+
+    private func receive(for service: String) throws(CheckpointError) {
+        guard let acceptor = acceptors[service] else { return }
+        let raw = cproc_accept(acceptor.raw)
+        guard raw >= 0 else { return }
+        let connection = SharedDescriptor(raw)
+        var (pid, uid, gid): (Int32, UInt32, UInt32) = (0, 0, 0)
+        try check(cproc_peer_credentials(raw, &pid, &uid, &gid), "cannot tell who brings sessions")
+        guard uid == 0 || uid == geteuid() else {
+            throw CheckpointError("user \(uid) may not bring sessions", why: "it takes the rights of root", errno: EACCES)
+        }
+        receivers.append(ReceiverConversation(connection, service, in: self))
+    }
+
+    /// A mover has asked about sockets; the connection is its from now on.
+    func begin(_ connection: SharedDescriptor, _ inodes: [UInt64]) -> LocalAnswer {
+        let mover = ParkConversation(connection, in: self)
+        movers.append(mover)
+        return mover.find(inodes)
+    }
+
+    // MARK: Sessions
+
+    func know(_ inode: UInt64, as continuation: RegisteredContinuation) { bySocket[inode] = continuation }
+    func forget(_ inode: UInt64) { bySocket[inode] = nil }
+    func continuation(of inode: UInt64) -> RegisteredContinuation? { bySocket[inode] }
+
+    /// Nobody says how the move of this session ended.
+    func watch(_ continuation: RegisteredContinuation) {
+        continuation.state = .watched(monotonicNanoseconds())
+        watched.append(continuation)
+    }
+
+    /// Sessions of which nobody says how their move ended. A move holds a socket in repair mode: one that has left it is served here, one without a
+    /// connection elsewhere.
+    private func settle() {
+        watched.removeAll { if case .watched = $0.state { false } else { true } }
+        let now = monotonicNanoseconds()
+        for continuation in watched {
+            guard case .watched(let since) = continuation.state, now > since + Self.grace, let channel = continuation.channels.values.first else {
+                continue
+            }
+            let view = SocketView(channel.descriptor.raw)
+            if view.tcpInfo.map({ $0.state == UInt8(TCPState.close.rawValue) }) ?? true {
+                continuation.server.gone(continuation)
+            } else if !view.isInRepairMode {
+                continuation.server.resume(continuation)
+            }
+        }
+    }
+
+    // MARK: Offers
+
+    /// The servers of a service take turns.
+    func nextServer(of service: String) -> RegisteredServer? {
+        let able = servers.filter { $0.service == service && $0.accepts }
+        guard !able.isEmpty else { return nil }
+        turns += 1
+        return able[turns % able.count]
+    }
+
+    func nextOffer() -> UInt64 {
+        offers += 1
+        return offers
+    }
+
+    func accepted(_ offer: UInt64, as continuation: UInt64) { _ = receivers.first { $0.accepted(offer, as: continuation) } }
+    func declined(_ number: UInt64, by server: RegisteredServer, _ reason: String) { _ = receivers.first { $0.declined(number, by: server, reason) } }
+    func ready(_ number: UInt64, at server: RegisteredServer) { _ = receivers.first { $0.ready(number, at: server) } }
+
+    /// A service has an acceptor here exactly while one of its servers takes sessions, so that a move without one is refused at once.
+    func updateAcceptors() {
+        let wanted = Set(servers.filter(\.accepts).compactMap(\.service))
+        for name in acceptors.keys where !wanted.contains(name) {
+            acceptors[name] = nil
+            unlink(AgentListeners.serverAcceptor(name))
+        }
+        for name in wanted where acceptors[name] == nil {
+            do throws(CheckpointError) {
+                acceptors[name] = try AgentListeners.packets(StateDirectory.file("\(name).sock", in: "servers"), mode: 0o600)
+                log("server-ready", ["service": name])
+            } catch {
+                log("server-refused", ["service": name, "reason": error.description])
+            }
+        }
+    }
+
+    var status: [AgentStatus.Server] {
+        servers.compactMap { server in
+            server.service.map { .init(service: $0, pid: server.pid, sessions: server.continuations.count, accepts: server.accepts) }
+        }
+    }
+}

@@ -1,0 +1,83 @@
+// The agent's end of libsc's socket, played by a test.
+
+import CProc
+import Glibc
+import SC
+import SCEngine
+import Testing
+
+/// Listens where libsc looks for the agent (`SC_AGENT_SOCKET`).
+final class FakeAgent {
+    let path: String
+    private let listener: SharedDescriptor
+    private var connection: SharedDescriptor?
+
+    init(_ path: String) throws {
+        self.path = path
+        unlink(path)
+        listener = SharedDescriptor(socket(AF_UNIX, Int32(SOCK_SEQPACKET.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0))
+        try #require(bindUnix(listener.raw, path) && listen(listener.raw, 4) == 0)
+    }
+
+    deinit { unlink(path) }
+
+    /// The library waits to be let in.
+    var isWanted: Bool { cproc_poll(listener.raw, Int16(POLLIN), 0) > 0 }
+
+    /// Lets the library in and reads its hello.
+    func accept() throws -> sc_wire_hello {
+        try #require(cproc_poll(listener.raw, Int16(POLLIN), 3000) > 0)
+        connection = SharedDescriptor(cproc_accept(listener.raw))
+        let packet = try next()
+        try #require(packet.bytes.count == MemoryLayout<sc_wire_hello>.size)
+        return packet.bytes.withUnsafeBytes { $0.loadUnaligned(as: sc_wire_hello.self) }
+    }
+
+    /// The next packet; throws when none comes.
+    func next() throws -> (type: sc_wire_type, bytes: [UInt8], fds: [SharedDescriptor]) {
+        let raw = try #require(connection).raw
+        try #require(cproc_poll(raw, Int16(POLLIN), 1000) > 0, "no packet came")
+        var buffer = [UInt8](repeating: 0, count: Int(SC_WIRE_MAX))
+        var (fd, count): (Int32, Int32) = (-1, 1)
+        let length = cproc_recv_fds(raw, &buffer, buffer.count, &fd, &count)
+        try #require(length >= MemoryLayout<sc_wire_head>.size)
+        let head = buffer.withUnsafeBytes { $0.loadUnaligned(as: sc_wire_head.self) }
+        #expect(Int(head.length) == length)
+        return (sc_wire_type(head.type), Array(buffer.prefix(length)), count == 1 ? [SharedDescriptor(fd)] : [])
+    }
+
+    func send<Packet: BitwiseCopyable>(_ packet: Packet) throws {
+        let raw = try #require(connection).raw
+        let count = withUnsafeBytes(of: packet) { cproc_send_fds(raw, $0.baseAddress!, $0.count, nil, 0) }
+        #expect(count == MemoryLayout<Packet>.size)
+    }
+
+    func welcome() throws {
+        let head = sc_wire_head(type: SC_WIRE_WELCOME.rawValue, length: UInt32(MemoryLayout<sc_wire_welcome>.size), continuation: 0)
+        try send(sc_wire_welcome(head: head, version: 1, pid: 1))
+    }
+
+    func say(_ type: sc_wire_type, _ number: UInt64) throws {
+        try send(sc_wire_head(type: type.rawValue, length: UInt32(MemoryLayout<sc_wire_head>.size), continuation: number))
+    }
+
+    func park(_ number: UInt64) throws {
+        let head = sc_wire_head(type: SC_WIRE_PARK.rawValue, length: UInt32(MemoryLayout<sc_wire_park>.size), continuation: number)
+        try send(sc_wire_park(head: head, deadline_ms: 1000, reserved: 0))
+    }
+}
+
+/// Two ends of a TCP connection over loopback.
+func tcpPair() throws -> (server: Int32, client: Int32) {
+    let listener = SharedDescriptor(socket(AF_INET, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0))
+    var endpoint = cproc_endpoint()
+    endpoint.family = UInt16(AF_INET)
+    (endpoint.address.0, endpoint.address.3) = (127, 1)
+    try #require(cproc_bind(listener.raw, &endpoint) >= 0 && listen(listener.raw, 1) == 0)
+    try #require(cproc_getsockname(listener.raw, &endpoint) >= 0)
+    let client = socket(AF_INET, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
+    try #require(cproc_connect(client, &endpoint) >= 0)
+    let server = cproc_accept(listener.raw)
+    try #require(server >= 0)
+    return (server, client)
+}

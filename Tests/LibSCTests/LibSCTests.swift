@@ -1,0 +1,200 @@
+// libsc as a server sees it: without an agent, with one that refuses, and with one that comes and goes.
+
+import CProc
+import Glibc
+import SC
+import SCEngine
+import Testing
+
+/// What the callbacks were called with.
+private final class Heard {
+    var calls: [String] = []
+    var parks = true
+}
+
+@Suite(.serialized) struct LibSCTests {
+    private let path = "/tmp/libsc-test-\(getpid()).sock"
+    private let heard = Heard()
+
+    private func open(_ name: String = "test") throws -> OpaquePointer {
+        setenv("SC_AGENT_SOCKET", path, 1)
+        var callbacks = sc_callbacks_t()
+        callbacks.size = MemoryLayout<sc_callbacks_t>.size
+        callbacks.park = { c, session in
+            LibSC.heard(session).calls.append("park")
+            guard LibSC.heard(session).parks else { return }
+            _ = sc_export(c, "state", 5)
+            _ = sc_parked(c)
+        }
+        callbacks.resume = { _, session in LibSC.heard(session).calls.append("resume") }
+        callbacks.gone = { c, session in
+            LibSC.heard(session).calls.append("gone")
+            sc_end(c)
+        }
+        callbacks.offer = { _, offer, _ in sc_decline(offer, "full") }
+        callbacks.`import` = { _, _, _ in -EINVAL }
+        var sc: OpaquePointer?
+        try #require(sc_open(name, 7, &callbacks, nil, 0, &sc) == 0)
+        return sc!
+    }
+
+    private func create(_ sc: OpaquePointer) throws -> OpaquePointer {
+        var c: OpaquePointer?
+        try #require(sc_create(sc, Unmanaged.passUnretained(heard).toOpaque(), &c) == 0)
+        return c!
+    }
+
+    /// Dispatches until the condition holds, for three seconds at most.
+    private func dispatch(_ sc: OpaquePointer, until isDone: () -> Bool) {
+        let deadline = Deadline(milliseconds: 3000)
+        while !isDone(), !deadline.hasPassed {
+            _ = cproc_poll(sc_fd(sc), Int16(POLLIN), 50)
+            _ = sc_dispatch(sc)
+        }
+    }
+
+    @Test func `without an agent every call succeeds and does nothing`() throws {
+        unlink(path)
+        let sc = try open()
+        let pair = try tcpPair()
+        let c = try create(sc)
+        #expect(sc_associate(c, pair.server, "client") == 0)
+        #expect(sc_export(c, "abc", 3) == 0)
+        #expect(sc_status(sc) == 0 && sc_dispatch(sc) == 0)
+        #expect(sc_accept_offers(sc, 1) == 0)
+        #expect(sc_parked(c) == -ESTALE)
+        #expect(sc_dissociate(c, pair.server) == 0)
+        sc_end(c)
+        sc_close(sc)
+        close(pair.server)
+        close(pair.client)
+    }
+
+    @Test func `wrong use is told and changes nothing`() throws {
+        unlink(path)
+        var none: OpaquePointer?
+        #expect(sc_open("no name", 1, nil, nil, 0, &none) == -EINVAL)
+        #expect(sc_open("name", 1, nil, nil, 1, &none) == -EINVAL)
+        let sc = try open()
+        let (one, other) = (try create(sc), try create(sc))
+        let pair = try tcpPair()
+        #expect(sc_associate(one, -1, "client") == -EBADF)
+        #expect(sc_associate(one, sc_fd(sc), "client") == -ENOTSOCK)
+        #expect(sc_associate(one, pair.server, "") == -EINVAL)
+        #expect(sc_associate(one, pair.server, "a:b") == -EINVAL)
+        #expect(sc_associate(one, pair.server, "client") == 0)
+        #expect(sc_associate(one, pair.server, "client") == -EALREADY)
+        #expect(sc_associate(other, pair.server, "client") == -EALREADY)
+        #expect(sc_dissociate(other, pair.server) == -ENOENT)
+        let large = [UInt8](repeating: 1, count: Int(SC_STATE_MAX) + 1)
+        #expect(sc_export(one, large, large.count) == -EFBIG)
+        #expect(sc_export(one, large, large.count - 1) == 0)
+        sc_end(one)
+        #expect(sc_associate(other, pair.server, "client") == 0)
+        sc_close(sc)
+        close(pair.server)
+        close(pair.client)
+    }
+
+    @Test func `an agent of another version refuses, and the server serves on`() throws {
+        let agent = try FakeAgent(path)
+        let sc = try open()
+        let hello = try agent.accept()
+        #expect(hello.magic == SC_WIRE_MAGIC && hello.state_version == 7)
+        var reason = sc_wire_reason()
+        reason.head = sc_wire_head(type: SC_WIRE_UNWELCOME.rawValue, length: UInt32(MemoryLayout<sc_wire_reason>.size), continuation: 0)
+        reason.error = EPROTONOSUPPORT
+        withUnsafeMutableBytes(of: &reason.text) { $0.copyBytes(from: "versions 2 to 3".utf8) }
+        try agent.send(reason)
+        dispatch(sc) { sc_status(sc) != 0 }
+        #expect(sc_status(sc) == -EPROTONOSUPPORT)
+        #expect(String(cString: sc_reason(sc)) == "versions 2 to 3")
+        let c = try create(sc)
+        let pair = try tcpPair()
+        #expect(sc_associate(c, pair.server, "client") == 0)
+        sc_close(sc)
+        close(pair.server)
+        close(pair.client)
+    }
+
+    @Test func `a restarted agent is told the associations again`() throws {
+        var agent: FakeAgent? = try FakeAgent(path)
+        let sc = try open()
+        let c = try create(sc)
+        let pair = try tcpPair()
+        #expect(sc_associate(c, pair.server, "client") == 0)
+        for _ in 0..<2 {
+            if agent == nil { agent = try FakeAgent(path) }
+            dispatch(sc) { agent!.isWanted }
+            _ = try agent!.accept()
+            try agent!.welcome()
+            dispatch(sc) { sc_status(sc) == 1 }
+            let packet = try agent!.next()
+            #expect(packet.type == SC_WIRE_ASSOCIATE && packet.fds.count == 1)
+            let told = packet.bytes.withUnsafeBytes { $0.loadUnaligned(as: sc_wire_associate.self) }
+            #expect(told.fd == pair.server && told.flags == 0)
+            agent = nil
+            dispatch(sc) { sc_status(sc) == 0 }
+        }
+        #expect(heard.calls.isEmpty)
+        sc_close(sc)
+        close(pair.server)
+        close(pair.client)
+    }
+
+    @Test func `a session is parked with its state, resumed, parked again and gone`() throws {
+        let agent = try FakeAgent(path)
+        let sc = try open()
+        _ = try agent.accept()
+        try agent.welcome()
+        dispatch(sc) { sc_status(sc) == 1 }
+        let c = try create(sc)
+        let pair = try tcpPair()
+        #expect(sc_associate(c, pair.server, "client") == 0)
+        let number = try agent.next().bytes.withUnsafeBytes { $0.loadUnaligned(as: sc_wire_head.self) }.continuation
+        try agent.park(number)
+        dispatch(sc) { heard.calls.count == 1 }
+        let packet = try agent.next()
+        #expect(packet.type == SC_WIRE_PARKED && packet.bytes.suffix(5) == Array("state".utf8)[...])
+        #expect(sc_export(c, "x", 1) == -EBUSY && sc_dissociate(c, pair.server) == -EBUSY && sc_parked(c) == -ESTALE)
+        try agent.say(SC_WIRE_RESUME, number)
+        dispatch(sc) { heard.calls.count == 2 }
+        try agent.park(number)
+        dispatch(sc) { heard.calls.count == 3 }
+        #expect(try agent.next().type == SC_WIRE_PARKED)
+        try agent.say(SC_WIRE_GONE, number)
+        dispatch(sc) { heard.calls.count == 4 }
+        #expect(heard.calls == ["park", "resume", "park", "gone"])
+        sc_close(sc)
+        close(pair.server)
+        close(pair.client)
+    }
+
+    @Test func `an agent that dies while a session is parked leaves it to its socket`() throws {
+        var agent: FakeAgent? = try FakeAgent(path)
+        let sc = try open()
+        _ = try agent?.accept()
+        try agent?.welcome()
+        dispatch(sc) { sc_status(sc) == 1 }
+        let c = try create(sc)
+        let pair = try tcpPair()
+        #expect(sc_associate(c, pair.server, "client") == 0)
+        let number = try agent!.next().bytes.withUnsafeBytes { $0.loadUnaligned(as: sc_wire_head.self) }.continuation
+        try agent?.park(number)
+        dispatch(sc) { heard.calls == ["park"] }
+        agent = nil
+        let began = monotonicNanoseconds()
+        // The grace is two seconds, looked at once a second.
+        for _ in 0..<2 { dispatch(sc) { heard.calls.count == 2 } }
+        #expect(heard.calls == ["park", "resume"])
+        #expect(monotonicNanoseconds() - began > 1_900_000_000)
+        sc_close(sc)
+        close(pair.server)
+        close(pair.client)
+    }
+}
+
+/// Callbacks are C functions: they find the test's record by the session.
+private enum LibSC {
+    static func heard(_ pointer: UnsafeMutableRawPointer?) -> Heard { Unmanaged<Heard>.fromOpaque(pointer!).takeUnretainedValue() }
+}

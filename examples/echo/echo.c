@@ -1,0 +1,159 @@
+// An echo server whose sessions can move: one event loop, many clients, and two numbers of state for each.
+//
+// It answers every line with "LINE n: text", where n counts the lines of the session, on whichever host they arrived. Everything that makes the
+// sessions movable is marked with "libsc".
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/tcp.h>
+#include <sc.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define STATE_VERSION 1
+#define LINE_MAX_BYTES 4096
+
+struct session {
+    int fd;
+    sc_continuation_t *continuation; // libsc
+    struct {                         // what is exported: the same program reads it
+        uint64_t lines, bytes;
+        uint32_t length; // of the line that is not complete yet
+        char line[LINE_MAX_BYTES];
+    } state;
+};
+
+static int loop;
+static sc_t *sc;
+
+static void watch(int fd, void *what) {
+    struct epoll_event event = {.events = EPOLLIN, .data.ptr = what};
+    if (epoll_ctl(loop, EPOLL_CTL_ADD, fd, &event) < 0) perror("epoll_ctl");
+}
+
+static void end(struct session *session) {
+    // libsc: the agent has a duplicate, so close alone would leave it in the epoll set.
+    epoll_ctl(loop, EPOLL_CTL_DEL, session->fd, NULL);
+    sc_end(session->continuation); // libsc: before close
+    close(session->fd);
+    free(session);
+}
+
+/// Replies are small and the client reads them, so the socket takes them; one that does not is dropped.
+static int answer(struct session *session, const char *line, size_t length) {
+    char text[LINE_MAX_BYTES + 64];
+    int size = snprintf(text, sizeof text, "LINE %llu: %.*s\n", (unsigned long long)++session->state.lines, (int)length, line);
+    return send(session->fd, text, (size_t)size, MSG_NOSIGNAL) == size ? 0 : -1;
+}
+
+static void serve(struct session *session) {
+    char *line = session->state.line;
+    ssize_t count = recv(session->fd, line + session->state.length, sizeof session->state.line - session->state.length, MSG_DONTWAIT);
+    if (count < 0 && errno == EAGAIN) return;
+    if (count <= 0) return end(session);
+    session->state.bytes += (uint64_t)count;
+    session->state.length += (uint32_t)count;
+    char *newline;
+    while ((newline = memchr(line, '\n', session->state.length)) != NULL) {
+        size_t length = (size_t)(newline - line);
+        if (answer(session, line, length) < 0) return end(session);
+        session->state.length -= (uint32_t)length + 1;
+        memmove(line, newline + 1, session->state.length);
+    }
+    if (session->state.length == sizeof session->state.line) end(session);
+}
+
+// libsc: what the library asks of us. All of it is called between two steps of the loop, so a session is always at a safe point here.
+
+static void park(sc_continuation_t *c, void *what) {
+    struct session *session = what;
+    epoll_ctl(loop, EPOLL_CTL_DEL, session->fd, NULL);
+    // The incomplete line comes along: it was read from the socket already.
+    sc_export(c, &session->state, offsetof(__typeof__(session->state), line) + session->state.length);
+    sc_parked(c);
+}
+
+static void resume(sc_continuation_t *c, void *what) {
+    (void)c;
+    struct session *session = what;
+    // Input that came meanwhile makes it readable at once.
+    watch(session->fd, session);
+}
+
+static void gone(sc_continuation_t *c, void *what) {
+    struct session *session = what;
+    sc_end(c);
+    if (session->fd >= 0) close(session->fd);
+    free(session);
+}
+
+static void offer(sc_t *sc, sc_offer_t *offer, void *user) {
+    (void)sc, (void)user;
+    struct session *session = calloc(1, sizeof *session);
+    if (session == NULL) return sc_decline(offer, "no memory");
+    session->fd = -1;
+    if (sc_accept(offer, session, &session->continuation) < 0) free(session);
+}
+
+static int import(sc_continuation_t *c, void *what, const sc_import_t *import) {
+    (void)c;
+    struct session *session = what;
+    size_t fixed = offsetof(__typeof__(session->state), line);
+    int result = import->state_version != STATE_VERSION ? -EPROTONOSUPPORT
+                 : import->length < fixed || import->length > sizeof session->state || import->channels != 1 ? -EINVAL : 0;
+    if (result < 0) {
+        free(session);
+        return result;
+    }
+    memcpy(&session->state, import->state, import->length);
+    session->fd = import->fds[0];
+    return 0;
+}
+
+static void accept_client(int listener) {
+    int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+    struct session *session = fd < 0 ? NULL : calloc(1, sizeof *session);
+    if (session == NULL) return;
+    session->fd = fd;
+    int on = 1;
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    // libsc
+    if (sc_create(sc, session, &session->continuation) == 0) sc_associate(session->continuation, fd, "client");
+    watch(fd, session);
+}
+
+int main(int argc, char **argv) {
+    if (argc != 3) return fprintf(stderr, "usage: echo ADDRESS PORT\n"), 2;
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(argv[2]))};
+    int on = 1, listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    // The service's address is at home on one host at a time.
+    setsockopt(listener, IPPROTO_IP, IP_FREEBIND, &on, sizeof on);
+    if (inet_pton(AF_INET, argv[1], &address.sin_addr) != 1 || bind(listener, (struct sockaddr *)&address, sizeof address) < 0
+        || listen(listener, 128) < 0)
+        return perror("listen"), 1;
+    loop = epoll_create1(EPOLL_CLOEXEC);
+    watch(listener, &listener);
+
+    // libsc
+    sc_callbacks_t callbacks = {sizeof callbacks, park, resume, gone, offer, import};
+    int result = sc_open("echo", STATE_VERSION, &callbacks, NULL, 0, &sc);
+    if (result < 0) return fprintf(stderr, "sc_open: %s\n", strerror(-result)), 1;
+    sc_accept_offers(sc, 1);
+    watch(sc_fd(sc), sc);
+
+    puts("serving");
+    fflush(stdout);
+    for (int told = 0;;) {
+        struct epoll_event event; // one at a time: a step may end the session of the next
+        if (epoll_wait(loop, &event, 1, -1) < 1) continue;
+        if (event.data.ptr == &listener) accept_client(listener);
+        else if (event.data.ptr == sc) sc_dispatch(sc); // libsc
+        else serve(event.data.ptr);
+        if (sc_status(sc) != told) printf("agent %d %s\n", told = sc_status(sc), sc_reason(sc)), fflush(stdout);
+    }
+}
