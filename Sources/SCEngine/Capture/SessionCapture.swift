@@ -210,7 +210,8 @@ package final class SessionCapture {
             SessionRegistry.remove(socket.raw)
             socket.abort()
         }
-        stopped.resume()
+        isReleased = true
+        resume()
     }
 
     /// Leaves everything held beyond the life of this tool; returns the processes that stay stopped.
