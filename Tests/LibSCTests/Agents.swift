@@ -61,6 +61,26 @@ final class FakeAgent {
         try send(sc_wire_head(type: type.rawValue, length: UInt32(MemoryLayout<sc_wire_head>.size), continuation: number))
     }
 
+    var hasPacket: Bool { connection.map { cproc_poll($0.raw, Int16(POLLIN), 0) > 0 } ?? false }
+
+    func offer(_ number: UInt64, peer: String) throws {
+        var offer = sc_wire_offer()
+        offer.head = sc_wire_head(type: SC_WIRE_OFFER.rawValue, length: UInt32(MemoryLayout<sc_wire_offer>.size), continuation: number)
+        withUnsafeMutableBytes(of: &offer.peer) { $0.copyBytes(from: peer.utf8) }
+        try send(offer)
+    }
+
+    /// An import of one channel.
+    func bring(_ number: UInt64, state: String, version: UInt32, fd: Int32) throws {
+        var packet = sc_wire_import()
+        let length = MemoryLayout<sc_wire_import>.size + state.utf8.count
+        packet.head = sc_wire_head(type: SC_WIRE_IMPORT.rawValue, length: UInt32(length), continuation: number)
+        (packet.state_version, packet.state_length, packet.channels) = (version, UInt32(state.utf8.count), 1)
+        withUnsafeMutableBytes(of: &packet.roles) { $0.copyBytes(from: "client".utf8) }
+        let bytes = withUnsafeBytes(of: packet) { Array($0) } + Array(state.utf8)
+        #expect(cproc_send_fds(try #require(connection).raw, bytes, bytes.count, [fd], 1) == length)
+    }
+
     func park(_ number: UInt64) throws {
         let head = sc_wire_head(type: SC_WIRE_PARK.rawValue, length: UInt32(MemoryLayout<sc_wire_park>.size), continuation: number)
         try send(sc_wire_park(head: head, deadline_ms: 1000, reserved: 0))

@@ -10,6 +10,7 @@ import Testing
 private final class Heard {
     var calls: [String] = []
     var parks = true
+    var accepts = true
 }
 
 @Suite(.serialized) struct LibSCTests {
@@ -31,10 +32,21 @@ private final class Heard {
             LibSC.heard(session).calls.append("gone")
             sc_end(c)
         }
-        callbacks.offer = { _, offer, _ in sc_decline(offer, "full") }
-        callbacks.`import` = { _, _, _ in -EINVAL }
+        callbacks.offer = { _, offer, user in
+            var c: OpaquePointer?
+            LibSC.heard(user).calls.append("offer \(String(cString: sc_offer_peer(offer)))")
+            if LibSC.heard(user).accepts { sc_accept(offer, user, &c) } else { sc_decline(offer, "full") }
+        }
+        callbacks.`import` = { _, session, content in
+            guard let content = content?.pointee else { return -EINVAL }
+            guard content.state_version == 7 else { return -EPROTONOSUPPORT }
+            let state = UnsafeRawBufferPointer(start: content.state, count: content.length)
+            LibSC.heard(session).calls.append("import \(String(decoding: state, as: UTF8.self)) \(String(cString: content.roles[0]!))")
+            close(content.fds[0])
+            return 0
+        }
         var sc: OpaquePointer?
-        try #require(sc_open(name, 7, &callbacks, nil, 0, &sc) == 0)
+        try #require(sc_open(name, 7, &callbacks, Unmanaged.passUnretained(heard).toOpaque(), 0, &sc) == 0)
         return sc!
     }
 
@@ -165,6 +177,48 @@ private final class Heard {
         try agent.say(SC_WIRE_GONE, number)
         dispatch(sc) { heard.calls.count == 4 }
         #expect(heard.calls == ["park", "resume", "park", "gone"])
+        sc_close(sc)
+        close(pair.server)
+        close(pair.client)
+    }
+
+    /// The number that the library gives the session of an accepted offer.
+    private func accept(_ sc: OpaquePointer, _ agent: FakeAgent, _ calls: Int) throws -> UInt64 {
+        try agent.offer(1 << 63, peer: "192.0.2.7:9")
+        dispatch(sc) { heard.calls.count == calls }
+        let packet = try agent.next()
+        try #require(packet.type == SC_WIRE_ACCEPTED)
+        return packet.bytes.withUnsafeBytes { $0.loadUnaligned(as: sc_wire_accepted.self) }.continuation
+    }
+
+    @Test func `an offer is declined, refused at the import, and taken`() throws {
+        let agent = try FakeAgent(path)
+        let sc = try open()
+        _ = try agent.accept()
+        try agent.welcome()
+        #expect(sc_accept_offers(sc, 1) == 0)
+        dispatch(sc) { sc_status(sc) == 1 }
+        #expect(try agent.next().type == SC_WIRE_OFFERS)
+        heard.accepts = false
+        try agent.offer(1 << 63, peer: "192.0.2.7:9")
+        dispatch(sc) { heard.calls.count == 1 }
+        let declined = try agent.next()
+        #expect(declined.type == SC_WIRE_REFUSED)
+        heard.accepts = true
+
+        let pair = try tcpPair()
+        try agent.bring(accept(sc, agent, 2), state: "abc", version: 8, fd: pair.server)
+        dispatch(sc) { agent.hasPacket }
+        let refused = try agent.next().bytes.withUnsafeBytes { $0.loadUnaligned(as: sc_wire_reason.self) }
+        #expect(refused.head.type == SC_WIRE_REFUSED.rawValue && refused.error == EPROTONOSUPPORT)
+
+        let number = try accept(sc, agent, 3)
+        try agent.bring(number, state: "abc", version: 7, fd: pair.server)
+        dispatch(sc) { heard.calls.count == 4 }
+        #expect(try agent.next().type == SC_WIRE_READY)
+        try agent.say(SC_WIRE_GONE, number)
+        dispatch(sc) { heard.calls.count == 5 }
+        #expect(heard.calls.suffix(3) == ["offer 192.0.2.7:9", "import abc client", "gone"])
         sc_close(sc)
         close(pair.server)
         close(pair.client)

@@ -42,7 +42,7 @@ final class RegisteredServer {
     private(set) var continuations: [UInt64: RegisteredContinuation] = [:]
     private unowned let servers: Servers
 
-    /// An imported session has no other limit than this many of one server.
+    /// Continuations that one server may have.
     private static let limit = 1_000_000
 
     init(_ connection: SharedDescriptor, in servers: Servers) throws(CheckpointError) {
