@@ -112,7 +112,7 @@ final class ParkConversation {
     func abandon() {
         for entry in continuations {
             if isAsked(entry.continuation) { entry.continuation.server.resume(entry.continuation) }
-            if isParked(entry.continuation) { servers.watch(entry.continuation) }
+            if isParked(entry.continuation) { servers.watch(entry.continuation, isMoverDead: true) }
         }
     }
 }

@@ -18,8 +18,8 @@ final class RegisteredContinuation {
         case running
         /// Asked to park, and parked, for a mover.
         case asked(ParkConversation), parked(ParkConversation)
-        /// Parked, and nobody says how the move ended: since when its socket is looked at (monotonic ns).
-        case watched(UInt64)
+        /// Parked, and nobody says how the move ended: from when on its socket is looked at (monotonic ns).
+        case watched(from: UInt64)
     }
 
     let number: UInt64
@@ -125,7 +125,7 @@ final class RegisteredServer {
         let continuation = continuations[number] ?? RegisteredContinuation(number, of: self)
         continuations[number] = continuation
         continuation.channels[packet.channel] = .init(descriptor: descriptors[0], inode: stat.inode, role: fieldText(packet.role))
-        if packet.flags & SC_WIRE_IS_PARKED != 0, case .running = continuation.state { servers.watch(continuation) }
+        if packet.flags & SC_WIRE_IS_PARKED != 0, case .running = continuation.state { servers.watch(continuation, isMoverDead: false) }
         servers.know(stat.inode, as: continuation)
     }
 

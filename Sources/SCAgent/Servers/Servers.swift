@@ -20,7 +20,7 @@ final class Servers {
     private var offers: UInt64 = 1 << 63
     private var turns = 0
 
-    /// How long a session whose mover ended without a word is left alone before its socket is looked at: the mover may not have locked it yet.
+    /// How long a session that was parked for a former agent is left alone before its socket is looked at: its mover may not have locked it yet.
     private static let grace: UInt64 = 2_000_000_000
 
     /// Processes that may be registered at once.
@@ -68,7 +68,7 @@ final class Servers {
     }
 
     /// Milliseconds until something is due without an event.
-    var patience: Int32 { movers.contains(where: \.isWaiting) ? 20 : watched.isEmpty ? 1000 : 100 }
+    var patience: Int32 { movers.contains(where: \.isWaiting) ? 20 : watched.isEmpty ? 1000 : 20 }
 
     func handle(_ isReady: (Int) -> Bool) {
         for (index, source) in sources.enumerated() where isReady(index) { handle(source) }
@@ -150,9 +150,9 @@ final class Servers {
     func forget(_ inode: UInt64) { bySocket[inode] = nil }
     func continuation(of inode: UInt64) -> RegisteredContinuation? { bySocket[inode] }
 
-    /// Nobody says how the move of this session ended.
-    func watch(_ continuation: RegisteredContinuation) {
-        continuation.state = .watched(monotonicNanoseconds())
+    /// Nobody says how the move of this session ended. A dead mover locks no socket any more; a former agent's may be about to.
+    func watch(_ continuation: RegisteredContinuation, isMoverDead: Bool) {
+        continuation.state = .watched(from: isMoverDead ? 0 : monotonicNanoseconds() + Self.grace)
         watched.append(continuation)
     }
 
@@ -162,7 +162,7 @@ final class Servers {
         watched.removeAll { if case .watched = $0.state { false } else { true } }
         let now = monotonicNanoseconds()
         for continuation in watched {
-            guard case .watched(let since) = continuation.state, now > since + Self.grace, let channel = continuation.channels.values.first else {
+            guard case .watched(let begin) = continuation.state, now > begin, let channel = continuation.channels.values.first else {
                 continue
             }
             let view = SocketView(channel.descriptor.raw)
