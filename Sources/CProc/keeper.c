@@ -68,7 +68,6 @@ static void keep(struct keeper *keeper, int socket, int program) {
     close_range(OWN_PROGRAM + 1, ~0u, 0);
     fcntl(OWN_SOCKET, F_SETFD, FD_CLOEXEC);
     fcntl(OWN_PROGRAM, F_SETFD, FD_CLOEXEC);
-    prctl(PR_SET_NAME, "sc-keeper");
     if (chdir("/") < 0) {
         // It only keeps a mount busy.
     }
@@ -88,6 +87,8 @@ static void keep(struct keeper *keeper, int socket, int program) {
 /// The intermediate child.
 static void start(struct keeper *keeper, int socket, int program) {
     setsid();
+    // Before the keeper exists: whoever looks for the caller's processes by name never finds it among them.
+    prctl(PR_SET_NAME, "sc-keeper");
     // _Fork(3) runs no atfork handlers, which may not be async-signal-safe.
     pid_t child = _Fork();
     if (child == 0)
