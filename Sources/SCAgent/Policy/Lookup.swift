@@ -30,14 +30,7 @@ package struct Lookup: Sendable {
 
     /// Everybody can call a process as they like, so the name is that of the program's file.
     private static func processes(named name: String) -> [Int32] {
-        guard let directory = opendir("/proc") else { return [] }
-        defer { closedir(directory) }
-        var found: [Int32] = []
-        while let entry = readdir(directory) {
-            let text = withUnsafePointer(to: &entry.pointee.d_name) { $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) } }
-            guard let pid = Int32(text), program(of: pid) == name else { continue }
-            found.append(pid)
-        }
+        let found = numericEntries(of: "/proc").filter { program(of: $0) == name }
         // A worker's parent is of the same name; the first of the family comes first.
         let family = Set(found)
         return found.sorted { (family.contains(parent(of: $0)) ? 1 : 0, $0) < (family.contains(parent(of: $1)) ? 1 : 0, $1) }

@@ -33,15 +33,8 @@ package struct PeerStore: Sendable {
     package var peers: [Peer] {
         get throws(CheckpointError) {
             let folder = "\(directory)/peers"
-            guard let stream = opendir(folder) else { throw CheckpointError("cannot read \(folder)", result: Int(-errno)) }
-            defer { closedir(stream) }
-            var names: [String] = []
-            while let entry = readdir(stream) {
-                let file = withUnsafePointer(to: &entry.pointee.d_name) {
-                    $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
-                }
-                if file.hasSuffix(".json"), !file.hasPrefix(".") { names.append(String(file.dropLast(5))) }
-            }
+            guard let files = entryNames(of: folder) else { throw CheckpointError("cannot read \(folder)", result: Int(-errno)) }
+            let names = files.filter { $0.hasSuffix(".json") && !$0.hasPrefix(".") }.map { $0.dropLast(5) }.map(String.init)
             var peers: [Peer] = []
             for name in names.sorted() { if let peer = try load(name) { peers.append(peer) } }
             return peers

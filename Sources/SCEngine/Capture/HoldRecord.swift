@@ -47,13 +47,7 @@ package struct HoldRecord: Sendable {
     }
 
     /// How many sessions are held on this host.
-    package static var count: Int {
-        guard let handle = opendir("\(StateDirectory.path)/held") else { return 0 }
-        defer { closedir(handle) }
-        var count = 0
-        while let entry = readdir(handle) { if entry.pointee.d_name.0 != UInt8(ascii: ".") { count += 1 } }
-        return count
-    }
+    package static var count: Int { (entryNames(of: "\(StateDirectory.path)/held") ?? []).count { !$0.hasPrefix(".") } }
 
     package static func find(_ id: SessionID) -> HoldRecord? {
         guard let text = readText("\(StateDirectory.path)/held/\(id)") else { return nil }

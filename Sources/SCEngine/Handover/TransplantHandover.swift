@@ -71,9 +71,7 @@ package final class TransplantHandover: HandoverDriver {
                     // A small send buffer keeps the server from writing megabytes ahead, which would have to be drained while the client waits.
                     let socket = try process.duplicate(fd)
                     _ = cproc_setsockopt_int(socket.raw, SOL_SOCKET, SO_SNDBUF, 65536)
-                    var stat = cproc_stat()
-                    _ = cproc_fstat(socket.raw, &stat)
-                    guests[offer.flow] = Guest(offer: offer, prelude: prelude, process: process, fd: fd, inode: stat.inode)
+                    guests[offer.flow] = Guest(offer: offer, prelude: prelude, process: process, fd: fd, inode: inode(of: socket.raw) ?? 0)
                 }
                 return
             }

@@ -31,16 +31,13 @@ package struct ForwardRecord: Codable, Sendable {
         ).save()
     }
 
-    private static var directory: String { String(Journal.directory.dropLast("/journal".count)) + "/forwards" }
+    private static var directory: String { StateDirectory.persistent + "/forwards" }
 
     package static var exist: Bool { !list().isEmpty }
 
     package static func list() -> [ForwardRecord] {
-        guard let handle = opendir(directory) else { return [] }
-        defer { closedir(handle) }
         var result: [ForwardRecord] = []
-        while let entry = readdir(handle) {
-            let name = withUnsafePointer(to: &entry.pointee.d_name) { $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) } }
+        for name in entryNames(of: directory) ?? [] {
             guard MigrationID(name) != nil, let bytes = readBytes("\(directory)/\(name)"),
                 let record = try? JSONDecoder().decode(ForwardRecord.self, from: Data(bytes))
             else { continue }
@@ -52,8 +49,7 @@ package struct ForwardRecord: Codable, Sendable {
     /// A record that cannot be written costs only the rules' later removal, so it is no error.
     package func save() {
         guard !flows.isEmpty else { return remove() }
-        let parent = String(Self.directory.dropLast("/forwards".count))
-        for directory in [parent, Self.directory] { mkdir(directory, 0o700) }
+        for directory in [StateDirectory.persistent, Self.directory] { mkdir(directory, 0o700) }
         guard let data = try? JSONEncoder().encode(self) else { return }
         let bytes = Array(data)
         let temporary = "\(Self.directory)/.\(migration)"
@@ -67,7 +63,7 @@ package struct ForwardRecord: Codable, Sendable {
     private func remove() {
         unlink("\(Self.directory)/\(migration)")
         rmdir(Self.directory)
-        rmdir(String(Self.directory.dropLast("/forwards".count)))
+        rmdir(StateDirectory.persistent)
     }
 
     /// These flows are no longer passed on: they came back.

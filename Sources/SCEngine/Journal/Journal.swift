@@ -51,11 +51,12 @@ package final class Journal {
         let line = try Self.line(entry)
         // Under another name until it is locked and whole: a recovery that looked now would take it for that of a dead process.
         let unborn = "\(Self.directory)/.\(migration).\(role.rawValue)"
-        path = try Self.path(migration, role, making: true)
+        path = Self.path(migration, role)
+        try Self.makeDirectory()
         var raw = open(unborn, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0o600)
         // Another move may have ended meanwhile, and removed the directory as its last.
         for _ in 0..<100 where raw < 0 && errno == ENOENT {
-            _ = try Self.path(migration, role, making: true)
+            try Self.makeDirectory()
             raw = open(unborn, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0o600)
         }
         file = OwnedDescriptor(try check(raw < 0 ? -errno : raw, "cannot begin the journal \(path)"))
@@ -106,10 +107,7 @@ package final class Journal {
     }
 
     /// Seconds since it was last written; 0 after a jump of the clock into the past.
-    package var age: Int {
-        var status = stat()
-        return fstat(file.raw, &status) == 0 ? max(0, time(nil) - status.st_mtim.tv_sec) : 0
-    }
+    package var age: Int { fileAge(path) }
 
     /// The move is over at this end. The removal reaches the disk whenever it does: a journal that comes back after a power failure is one of dead sessions.
     package func remove() {
@@ -119,22 +117,14 @@ package final class Journal {
 
     // MARK: Files
 
-    /// `$SC_STATE_DIR`, else `$SC_RUN_DIR`, else /var/lib/sc-checkpoint: what has to outlive a restart of the host.
-    package static var directory: String {
-        for name in ["SC_STATE_DIR", "SC_RUN_DIR"] {
-            if let value = getenv(name) { return String(cString: value) + "/journal" }
-        }
-        return "/var/lib/sc-checkpoint/journal"
-    }
+    package static var directory: String { StateDirectory.persistent + "/journal" }
 
-    private static func path(_ migration: MigrationID, _ role: JournalRole, making: Bool) throws(CheckpointError) -> String {
-        if making {
-            let parent = String(directory.dropLast("/journal".count))
-            for directory in [parent, directory] where mkdir(directory, 0o700) != 0 && errno != EEXIST {
-                throw CheckpointError("cannot make \(directory)", result: Int(-errno), advice: "Run as root or set SC_STATE_DIR")
-            }
+    private static func path(_ migration: MigrationID, _ role: JournalRole) -> String { "\(directory)/\(migration).\(role.rawValue)" }
+
+    private static func makeDirectory() throws(CheckpointError) {
+        for directory in [StateDirectory.persistent, directory] where mkdir(directory, 0o700) != 0 && errno != EEXIST {
+            throw CheckpointError("cannot make \(directory)", result: Int(-errno), advice: "Run as root or set SC_STATE_DIR")
         }
-        return "\(directory)/\(migration).\(role.rawValue)"
     }
 
     private static func syncDirectory() throws(CheckpointError) {
@@ -146,21 +136,13 @@ package final class Journal {
 
     private static func removeEmptyDirectories() {
         rmdir(directory)
-        rmdir(String(directory.dropLast("/journal".count)))
+        rmdir(StateDirectory.persistent)
     }
 
     /// Removes what processes that died while they began a journal have left.
     static func sweep() {
-        guard let handle = opendir(directory) else { return }
-        defer { closedir(handle) }
-        while let entry = readdir(handle) {
-            let name = withUnsafePointer(to: &entry.pointee.d_name) { $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) } }
-            var status = stat()
-            guard name.hasPrefix("."), name.count > 2, stat("\(directory)/\(name)", &status) == 0, time(nil) - status.st_mtim.tv_sec > 60 else {
-                continue
-            }
-            unlink("\(directory)/\(name)")
-        }
+        guard let names = entryNames(of: directory) else { return }
+        for name in names where name.hasPrefix(".") && fileAge("\(directory)/\(name)") > 60 { unlink("\(directory)/\(name)") }
         removeEmptyDirectories()
     }
 
@@ -168,11 +150,8 @@ package final class Journal {
 
     /// The moves that this host has a journal of.
     package static func list() -> [(migration: MigrationID, role: JournalRole)] {
-        guard let handle = opendir(directory) else { return [] }
-        defer { closedir(handle) }
         var result: [(MigrationID, JournalRole)] = []
-        while let entry = readdir(handle) {
-            let name = withUnsafePointer(to: &entry.pointee.d_name) { $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) } }
+        for name in entryNames(of: directory) ?? [] {
             let parts = name.split(separator: ".")
             if parts.count == 2, let id = MigrationID(parts[0]), let role = JournalRole(rawValue: String(parts[1])) { result.append((id, role)) }
         }
@@ -181,13 +160,13 @@ package final class Journal {
 
     /// nil: there is no such journal, or its first line never reached the disk, so nothing was touched.
     package static func read(_ migration: MigrationID, _ role: JournalRole) -> Content? {
-        guard let bytes = readBytes("\(directory)/\(migration).\(role.rawValue)") else { return nil }
+        guard let bytes = readBytes(path(migration, role)) else { return nil }
         return parse(bytes, migration, role)
     }
 
     /// Takes over a journal whose writer has died. nil: its writer lives, or there is none to take over.
     package static func adopt(_ migration: MigrationID, _ role: JournalRole) -> (journal: Journal, content: Content)? {
-        let path = "\(directory)/\(migration).\(role.rawValue)"
+        let path = path(migration, role)
         let raw = open(path, O_RDWR | O_CLOEXEC)
         guard raw >= 0 else { return nil }
         let file = OwnedDescriptor(raw)
@@ -208,7 +187,7 @@ package final class Journal {
 
     /// A living process writes this journal.
     package static func isBusy(_ migration: MigrationID, _ role: JournalRole) -> Bool {
-        let raw = open("\(directory)/\(migration).\(role.rawValue)", O_RDWR | O_CLOEXEC)
+        let raw = open(path(migration, role), O_RDWR | O_CLOEXEC)
         guard raw >= 0 else { return false }
         defer { close(raw) }
         var lock = flock()

@@ -36,7 +36,7 @@ package struct KnownSession: Sendable {
 extension KnownSession {
     /// All of them. Throws when a directory is there and cannot be read.
     package static func list() throws(CheckpointError) -> [KnownSession] {
-        let state = String(Journal.directory.dropLast("/journal".count))
+        let state = StateDirectory.persistent
         for directory in [Journal.directory, "\(state)/forwards", "\(StateDirectory.path)/held", "\(StateDirectory.path)/sessions"] {
             try requireReadable(directory)
         }
@@ -85,8 +85,8 @@ extension KnownSession {
         return names(in: folder).compactMap { name in
             guard let id = SessionID(name), let record = HoldRecord.find(id) else { return nil }
             return KnownSession(
-                kind: .held, flow: FlowText(record.flow), id: name, age: age(of: "\(folder)/\(name)"), pid: record.pid,
-                command: commandName(record.pid))
+                kind: .held, flow: FlowText(record.flow), id: name, age: fileAge("\(folder)/\(name)"), pid: record.pid,
+                command: TargetProcess.name(of: record.pid))
         }
     }
 
@@ -100,8 +100,8 @@ extension KnownSession {
             // Its process has closed it, or has ended.
             guard let flow = known[entry.inode] else { return nil }
             return KnownSession(
-                kind: .restored, flow: FlowText(flow), id: entry.id.description, age: age(of: "\(folder)/\(name)"), pid: entry.pid,
-                command: commandName(entry.pid))
+                kind: .restored, flow: FlowText(flow), id: entry.id.description, age: fileAge("\(folder)/\(name)"), pid: entry.pid,
+                command: TargetProcess.name(of: entry.pid))
         }
     }
 
@@ -109,7 +109,7 @@ extension KnownSession {
         ForwardRecord.list().flatMap { record in
             record.flows.map {
                 KnownSession(
-                    kind: .forwarded, flow: $0, id: record.migration, age: age(of: "\(state)/forwards/\(record.migration)"),
+                    kind: .forwarded, flow: $0, id: record.migration, age: fileAge("\(state)/forwards/\(record.migration)"),
                     other: record.target.description)
             }
         }
@@ -121,29 +121,14 @@ extension KnownSession {
         var result: [UInt64: Flow] = [:]
         for fd in numbers {
             guard process.link(of: fd)?.hasPrefix("socket:[") == true, let copy = try? process.duplicate(fd) else { continue }
-            var stat = cproc_stat()
             let view = SocketView(copy.raw)
-            guard cproc_fstat(copy.raw, &stat) >= 0, let local = view.local, let peer = view.peer else { continue }
-            result[stat.inode] = Flow(client: peer, service: local)
+            guard let inode = inode(of: copy.raw), let local = view.local, let peer = view.peer else { continue }
+            result[inode] = Flow(client: peer, service: local)
         }
         return result
     }
 
-    private static func commandName(_ pid: Int32) -> String? { readText("/proc/\(pid)/comm").map { String($0.prefix { $0 != "\n" }) } }
-
-    private static func age(of path: String) -> Int {
-        var status = stat()
-        return stat(path, &status) == 0 ? max(0, time(nil) - status.st_mtim.tv_sec) : 0
-    }
-
     private static func names(in directory: String) -> [String] {
-        guard let handle = opendir(directory) else { return [] }
-        defer { closedir(handle) }
-        var result: [String] = []
-        while let entry = readdir(handle) {
-            let name = withUnsafePointer(to: &entry.pointee.d_name) { $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) } }
-            if !name.hasPrefix(".") { result.append(name) }
-        }
-        return result.sorted()
+        (entryNames(of: directory) ?? []).filter { !$0.hasPrefix(".") }.sorted()
     }
 }

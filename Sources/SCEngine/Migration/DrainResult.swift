@@ -17,9 +17,7 @@ package struct DrainSession {
 
     /// The process has the connection still.
     var isThere: Bool {
-        guard let copy = try? selected.process.duplicate(selected.channel.fd) else { return false }
-        var stat = cproc_stat()
-        guard cproc_fstat(copy.raw, &stat) >= 0, stat.inode == selected.channel.inode else { return false }
+        guard let copy = selected.process.duplicate(selected.channel.fd, withInode: selected.channel.inode) else { return false }
         guard let info = SocketView(copy.raw).tcpInfo, let state = TCPState(rawValue: info.state) else { return false }
         return state.isMovable
     }

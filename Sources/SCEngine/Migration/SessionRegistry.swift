@@ -17,12 +17,11 @@ package enum SessionRegistry {
     /// Remembers a session that was restored into `socket`, now held by process `pid`. A registry that cannot be written costs only the next move's
     /// knowledge, so it is no error.
     package static func add(session: Session, channel: TCPChannel, socket: Int32, pid: Int32) {
-        var stat = cproc_stat()
-        guard cproc_fstat(socket, &stat) >= 0, let path = try? StateDirectory.file(name(of: socket), in: "sessions") else { return }
+        guard let inode = inode(of: socket), let path = try? StateDirectory.file(name(of: socket), in: "sessions") else { return }
         // The new socket's counters begin at 0: bytes_acked will count the send queue once more, and the refilled receive queue is unread again.
         let base = (written: channel.bytesWritten &- UInt64(channel.sendQueue.count), read: channel.bytesRead)
         var lines = [
-            "pid=\(pid)", "inode=\(stat.inode)", "id=\(session.id.high) \(session.id.low)", "written=\(base.written)", "read=\(base.read)",
+            "pid=\(pid)", "inode=\(inode)", "id=\(session.id.high) \(session.id.low)", "written=\(base.written)", "read=\(base.read)",
         ]
         if let adapter = session.adapter {
             lines.append("adapter=\(adapter.name)")
@@ -59,14 +58,7 @@ package enum SessionRegistry {
 
     /// The processes that sessions were restored into.
     static func pids() -> Set<Int32> {
-        var pids: Set<Int32> = []
-        guard let handle = opendir("\(StateDirectory.path)/sessions") else { return pids }
-        defer { closedir(handle) }
-        while let entry = readdir(handle) {
-            let name = withUnsafePointer(to: &entry.pointee.d_name) { $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) } }
-            if let pid = Int32(parse(readText("\(StateDirectory.path)/sessions/\(name)") ?? "")["pid"] ?? "") { pids.insert(pid) }
-        }
-        return pids
+        Set((entryNames(of: "\(StateDirectory.path)/sessions") ?? []).compactMap { read($0)?.pid })
     }
 
     package static func remove(_ socket: Int32) { unlink("\(StateDirectory.path)/sessions/\(name(of: socket))") }
@@ -85,13 +77,9 @@ package enum SessionRegistry {
     /// Removes the entries of sockets that their process no longer holds, and the directories when nothing is left.
     package static func sweep() {
         let directory = "\(StateDirectory.path)/sessions"
-        guard let handle = opendir(directory) else { return }
-        defer { closedir(handle) }
+        guard let names = entryNames(of: directory) else { return }
         var held: [Int32: Set<String>] = [:]
-        while let entry = readdir(handle) {
-            let name = withUnsafePointer(to: &entry.pointee.d_name) {
-                $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
-            }
+        for name in names {
             guard name.hasPrefix("socket-"), let text = readText("\(directory)/\(name)") else { continue }
             let fields = parse(text)
             let pid = fields["pid"].flatMap { Int32($0) } ?? 0

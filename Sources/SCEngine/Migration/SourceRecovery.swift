@@ -52,10 +52,7 @@ package final class SourceRecovery {
             let copy = fcntl(held.raw, F_DUPFD_CLOEXEC, 0)
             return copy < 0 ? nil : OwnedDescriptor(copy)
         }
-        guard let process = try? TargetProcess(pid: record.pid), let descriptor = try? process.duplicate(record.fd) else { return nil }
-        var stat = cproc_stat()
-        guard cproc_fstat(descriptor.raw, &stat) >= 0, stat.inode == record.inode else { return nil }
-        return descriptor
+        return (try? TargetProcess(pid: record.pid))?.duplicate(record.fd, withInode: record.inode)
     }
 
     /// Ends the move one way or the other. `deadline` is for the target's account. Without one the journal stays, and the sessions stay silent; or they

@@ -71,9 +71,7 @@ package final class TargetRecovery {
 
     /// The guest's socket, if its descriptor is still that socket; borrowed, for the life of this process.
     private func socket(of guest: HandoverRecord.Guest) -> SocketView? {
-        guard let process = try? TargetProcess(pid: guest.pid), let descriptor = try? process.duplicate(guest.fd) else { return nil }
-        var stat = cproc_stat()
-        guard cproc_fstat(descriptor.raw, &stat) >= 0, stat.inode == guest.inode else { return nil }
+        guard let descriptor = (try? TargetProcess(pid: guest.pid))?.duplicate(guest.fd, withInode: guest.inode) else { return nil }
         return SocketView(descriptor.release())
     }
 
@@ -136,9 +134,8 @@ package final class TargetRecovery {
 
     /// Another process that has the first of the sockets.
     private func holder() -> Int32? {
-        var stat = cproc_stat()
-        guard let first = kept.tcp.first, cproc_fstat(first.raw, &stat) >= 0 else { return nil }
-        return TargetProcess.holders(ofInode: stat.inode, excluding: getpid()).first { $0.command != "sc-keeper" }?.pid
+        guard let first = kept.tcp.first, let inode = inode(of: first.raw) else { return nil }
+        return TargetProcess.holders(ofInode: inode, excluding: getpid()).first { $0.command != "sc-keeper" }?.pid
     }
 
     private func register(_ sessions: [Session], _ pid: Int32) {

@@ -37,7 +37,7 @@ package struct ServiceSockets {
             }
         }
         servers = listeners.sorted().map { pid in
-            let name = readText("/proc/\(pid)/comm").map { String($0.prefix { $0 != "\n" }) } ?? "?"
+            let name = TargetProcess.name(of: pid) ?? "?"
             return Server(pid: pid, command: name, sessions: counts[pid] ?? 0)
         }
     }

@@ -16,9 +16,12 @@ package final class TargetProcess: Sendable {
         }
         self.pid = pid
         pidfd = OwnedDescriptor(try check(cproc_pidfd_open(pid), "cannot open process \(pid)"))
-        command = readText("/proc/\(pid)/comm").map { String($0.prefix { $0 != "\n" }) } ?? "?"
+        command = Self.name(of: pid) ?? "?"
         try requireAlive()
     }
+
+    /// The name of any process (`/proc/PID/comm`); nil when there is none.
+    package static func name(of pid: Int32) -> String? { readText("/proc/\(pid)/comm").map { String($0.prefix { $0 != "\n" }) } }
 
     /// Throws ESRCH once the process has ended.
     package func requireAlive() throws(CheckpointError) {
@@ -68,6 +71,12 @@ package final class TargetProcess: Sendable {
             try check(copy, "cannot take a copy of descriptor \(fd) of process \(pid) (\(command))", advice: copy == -EBADF ? "It was closed" : ""))
     }
 
+    /// The same, if it is still the file with this inode; nil when the number stands for something else now, or for nothing.
+    package func duplicate(_ fd: Int32, withInode inode: UInt64) -> OwnedDescriptor? {
+        guard let copy = try? duplicate(fd), SCEngine.inode(of: copy.raw) == inode else { return nil }
+        return copy
+    }
+
     /// Its children, theirs, and so on, itself first; processes that end meanwhile are left out.
     package func tree() -> [TargetProcess] {
         var result = [self]
@@ -108,16 +117,7 @@ package func numericEntries(of path: String) -> [Int32] { listNumericEntries(of:
 
 /// The same; nil, with errno, when the directory cannot be read.
 private func listNumericEntries(of path: String) -> [Int32]? {
-    guard let directory = opendir(path) else { return nil }
-    defer { closedir(directory) }
-    var numbers: [Int32] = []
-    while let entry = readdir(directory) {
-        let number = withUnsafePointer(to: &entry.pointee.d_name) {
-            $0.withMemoryRebound(to: CChar.self, capacity: 256) { Int32(String(cString: $0)) }
-        }
-        if let number { numbers.append(number) }
-    }
-    return numbers.sorted()
+    entryNames(of: path)?.compactMap { Int32($0) }.sorted()
 }
 
 /// The text of a small file such as those of /proc; nil when it cannot be read.

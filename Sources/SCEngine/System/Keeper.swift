@@ -63,10 +63,7 @@ package struct KeptDescriptors {
 
     /// The kept socket with this inode.
     package func socket(inode: UInt64) -> SharedDescriptor? {
-        tcp.first {
-            var stat = cproc_stat()
-            return cproc_fstat($0.raw, &stat) >= 0 && stat.inode == inode
-        }
+        tcp.first { SCEngine.inode(of: $0.raw) == inode }
     }
 }
 

@@ -7,6 +7,14 @@ import Glibc
 package enum StateDirectory {
     package static var path: String { getenv("SC_RUN_DIR").map { String(cString: $0) } ?? "/run/sc-checkpoint" }
 
+    /// What has to outlive a restart of the host: `$SC_STATE_DIR`, else `$SC_RUN_DIR`, else /var/lib/sc-checkpoint.
+    package static var persistent: String {
+        for name in ["SC_STATE_DIR", "SC_RUN_DIR"] {
+            if let value = getenv(name) { return String(cString: value) }
+        }
+        return "/var/lib/sc-checkpoint"
+    }
+
     /// The path of a file in a folder of the directory; makes the folder.
     package static func file(_ name: String, in folder: String) throws(CheckpointError) -> String {
         for directory in [path, "\(path)/\(folder)"] where mkdir(directory, 0o700) != 0 && errno != EEXIST {
