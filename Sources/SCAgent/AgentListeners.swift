@@ -19,13 +19,9 @@ enum AgentListeners {
         let raw = socket(AF_UNIX, Int32(SOCK_SEQPACKET.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
         let listener = SharedDescriptor(try check(raw < 0 ? -errno : raw, "cannot make a Unix socket"))
         let path = AgentClient.path
-        if !bindUnix(raw, path) {
-            let probe = SharedDescriptor(socket(AF_UNIX, Int32(SOCK_SEQPACKET.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0))
-            guard errno == EADDRINUSE, !connectUnix(probe.raw, path), errno == ECONNREFUSED else {
-                throw CheckpointError("an agent runs on this host", why: "it listens on \(path)", errno: EADDRINUSE, advice: "Stop it first")
-            }
-            unlink(path)
-            guard bindUnix(raw, path) else { throw CheckpointError("cannot listen on \(path)", result: Int(-errno)) }
+        guard bindUnixReplacing(raw, path) else {
+            guard errno == EADDRINUSE else { throw CheckpointError("cannot listen on \(path)", result: Int(-errno)) }
+            throw CheckpointError("an agent runs on this host", why: "it listens on \(path)", errno: EADDRINUSE, advice: "Stop it first")
         }
         // Who may do what is decided by SO_PEERCRED, not by the file's mode.
         chmod(path, 0o666)

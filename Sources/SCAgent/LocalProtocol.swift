@@ -68,12 +68,7 @@ package enum AgentClient {
     package static var path: String { "\(StateDirectory.path)/agent.sock" }
 
     /// nil: no agent runs here.
-    static func connect() -> SharedDescriptor? {
-        let raw = socket(AF_UNIX, Int32(SOCK_SEQPACKET.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
-        guard raw >= 0 else { return nil }
-        let connection = SharedDescriptor(raw)
-        return connectUnix(raw, path) ? connection : nil
-    }
+    static func connect() -> SharedDescriptor? { connectedUnix(path, type: Int32(SOCK_SEQPACKET.rawValue)) }
 
     /// Asks one thing; nil: no agent runs here.
     private static func ask(_ request: LocalRequest, descriptors: [Int32] = []) throws(CheckpointError) -> LocalAnswer? {

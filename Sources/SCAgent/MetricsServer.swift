@@ -45,15 +45,8 @@ package final class MetricsServer {
 
     /// Takes the place of a socket on which nobody listens any longer, and of nothing else.
     private static func bind(_ socket: Int32, to path: String) throws(CheckpointError) {
-        if bindUnix(socket, path) { return }
-        var error = errno
-        if error == EADDRINUSE {
-            let probe = try makeSocket(AF_UNIX)
-            if !connectUnix(probe.raw, path), errno == ECONNREFUSED, unlink(path) == 0 {
-                if bindUnix(socket, path) { return }
-                error = errno
-            }
-        }
+        if bindUnixReplacing(socket, path) { return }
+        let error = errno
         throw CheckpointError("cannot serve metrics on \(path)", result: Int(-error), advice: error == EADDRINUSE ? "Another agent uses it" : "")
     }
 

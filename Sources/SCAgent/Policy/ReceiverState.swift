@@ -51,10 +51,7 @@ package struct ReceiverState: Sendable {
         let address = path.hasPrefix("@") ? "\0" + path.dropFirst() : path
         for type in [SOCK_SEQPACKET, SOCK_STREAM] {
             // A listener whose queue is full must not hold the list up.
-            let raw = socket(AF_UNIX, Int32(type.rawValue) | Int32(SOCK_CLOEXEC.rawValue) | Int32(SOCK_NONBLOCK.rawValue), 0)
-            guard raw >= 0 else { break }
-            let connection = SharedDescriptor(raw)
-            if connectUnix(raw, address) {
+            if let connection = connectedUnix(address, type: Int32(type.rawValue), flags: Int32(SOCK_NONBLOCK.rawValue)) {
                 var (pid, uid, gid): (Int32, UInt32, UInt32) = (0, 0, 0)
                 _ = cproc_peer_credentials(connection.raw, &pid, &uid, &gid)
                 return (true, pid > 0 ? pid : nil, nil)

@@ -42,10 +42,7 @@ package final class AcceptorHandover: HandoverDriver {
 
     private func connect() throws(CheckpointError) -> SharedDescriptor {
         for type in [SOCK_SEQPACKET, SOCK_STREAM] {
-            let raw = socket(AF_UNIX, Int32(type.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
-            guard raw >= 0 else { break }
-            let connection = SharedDescriptor(raw)
-            if connectUnix(raw, path) { return connection }
+            if let connection = connectedUnix(path, type: Int32(type.rawValue)) { return connection }
             if errno != EPROTOTYPE { break }
         }
         throw CheckpointError(

@@ -19,16 +19,7 @@ package final class Listener {
         self.path = path
         let former = umask(0o177)
         defer { umask(former) }
-        isBound = bindUnix(raw, path)
-        if !isBound, errno == EADDRINUSE {
-            let probe = OwnedDescriptor(socket(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0))
-            if !connectUnix(probe.raw, path), errno == ECONNREFUSED {
-                unlink(path)
-                isBound = bindUnix(raw, path)
-            } else {
-                errno = EADDRINUSE
-            }
-        }
+        isBound = bindUnixReplacing(raw, path)
         guard isBound, Glibc.listen(raw, 8) == 0 else {
             throw CheckpointError("cannot listen on \(path)", result: Int(-errno), advice: errno == EADDRINUSE ? "Another receiver uses it" : "")
         }

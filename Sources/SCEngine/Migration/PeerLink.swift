@@ -54,9 +54,7 @@ package final class PeerLink {
     ) throws(CheckpointError) -> PeerLink {
         switch target {
         case .unix(let path):
-            let raw = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
-            let connection = SharedDescriptor(try check(raw < 0 ? -errno : raw, "cannot make a Unix socket"))
-            guard connectUnix(raw, path) else {
+            guard let connection = connectedUnix(path, type: Int32(SOCK_STREAM.rawValue)) else {
                 throw CheckpointError(
                     "cannot reach the receiver at unix:\(path)", result: Int(-errno), advice: "Start it there: sc-checkpoint receive --listen \(path)"
                 )
@@ -66,18 +64,8 @@ package final class PeerLink {
             let connection = try connectTLS(peer, timeout)
             return try PeerLink(input: connection, output: connection, peer: target.description, timeout: timeout)
         case .ssh(let host):
-            var pair: [Int32] = [-1, -1]
-            guard socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0, &pair) == 0 else {
-                throw CheckpointError("cannot make a socket pair", result: Int(-errno))
-            }
-            let own = SharedDescriptor(pair[0])
-            // ssh's own messages (a refused key, an unknown host) belong on this terminal. The child's end is closed here, so that its end is seen.
-            let started = Result { () throws(CheckpointError) in
-                try spawn(
-                    shell + [host, program, "receive"], environment: nil, in: nil, standard: (pair[1], pair[1], 2), passing: [], listenPID: false)
-            }
-            close(pair[1])
-            let child = try started.get()
+            // ssh's own messages (a refused key, an unknown host) belong on this terminal.
+            let (own, child) = try spawnOnStream(shell + [host, program, "receive"], environment: nil, in: nil)
             do throws(CheckpointError) {
                 let link = try PeerLink(input: own, output: own, peer: host, timeout: timeout)
                 link.child = child
@@ -101,15 +89,7 @@ package final class PeerLink {
     }
 
     deinit {
-        // Reaps ssh once it has seen the end of the stream.
-        guard child > 0 else { return }
-        shutdown(input.raw, Int32(SHUT_RDWR))
-        let deadline = Deadline(milliseconds: 2000)
-        var status: Int32 = 0
-        while waitpid(child, &status, WNOHANG) == 0 {
-            if deadline.hasPassed { kill(child, SIGTERM) }
-            pause(microseconds: 500)
-        }
+        if child > 0 { endChild(child, onStream: input.raw, by: SIGTERM) }
     }
 
     /// How long the peer may be silent from now on, in milliseconds.

@@ -27,40 +27,23 @@ final class LineLink {
     init(
         starting arguments: [String], named name: String, in namespace: NetworkNamespace?, environment: [String]?, timeout: Int
     ) throws(CheckpointError) {
-        var pair: [Int32] = [-1, -1]
-        guard socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0, &pair) == 0 else {
-            throw CheckpointError("cannot make a socket pair", result: Int(-errno))
-        }
-        descriptor = SharedDescriptor(pair[0])
         (self.name, self.timeout) = (name, timeout)
-        let started = Result { () throws(CheckpointError) in
-            try spawn(arguments, environment: environment, in: namespace, standard: (pair[1], pair[1], 2), passing: [], listenPID: false)
-        }
-        close(pair[1])
-        child = try started.get()
+        (descriptor, child) = try spawnOnStream(arguments, environment: environment, in: namespace)
     }
 
     /// Connects to a program that listens on a Unix socket.
     init(path: String, named name: String, timeout: Int) throws(CheckpointError) {
-        let raw = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
-        descriptor = SharedDescriptor(try check(raw < 0 ? -errno : raw, "cannot make a Unix socket"))
-        (self.name, self.timeout) = (name, timeout)
-        guard connectUnix(raw, path) else {
+        guard let connection = connectedUnix(path, type: Int32(SOCK_STREAM.rawValue)) else {
             throw CheckpointError(
                 "cannot reach \(name)", result: Int(-errno), advice: "Start it there: sc-checkpoint steer-router --listen \(path)")
         }
+        descriptor = connection
+        (self.name, self.timeout) = (name, timeout)
     }
 
     /// The end of the stream tells the program to end; one that does not is ended.
     deinit {
-        guard child > 0 else { return }
-        shutdown(descriptor.raw, Int32(SHUT_RDWR))
-        let deadline = Deadline(milliseconds: 2000)
-        var status: Int32 = 0
-        while waitpid(child, &status, WNOHANG) == 0 {
-            if deadline.hasPassed { kill(child, SIGKILL) }
-            pause(microseconds: 500)
-        }
+        if child > 0 { endChild(child, onStream: descriptor.raw, by: SIGKILL) }
     }
 
     /// Sends lines that are not answered.

@@ -54,6 +54,33 @@ package func spawn(
     return try check(pid, "cannot start \(arguments[0])", advice: "Is it installed and in PATH?")
 }
 
+/// Starts a program with one end of a stream as its standard input and output, and this process's standard error; gives the other end, and its pid.
+func spawnOnStream(
+    _ arguments: [String], environment: [String]?, in namespace: NetworkNamespace?
+) throws(CheckpointError) -> (stream: SharedDescriptor, pid: Int32) {
+    var pair: [Int32] = [-1, -1]
+    guard socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0, &pair) == 0 else {
+        throw CheckpointError("cannot make a socket pair", result: Int(-errno))
+    }
+    // The child's end is closed here, so that its end is seen.
+    let (own, other) = (SharedDescriptor(pair[0]), SharedDescriptor(pair[1]))
+    let pid = try withExtendedLifetime(other) { () throws(CheckpointError) in
+        try spawn(arguments, environment: environment, in: namespace, standard: (other.raw, other.raw, 2), passing: [], listenPID: false)
+    }
+    return (own, pid)
+}
+
+/// Ends the stream of such a program, which tells it to end, and reaps it; after two seconds `signal` does.
+func endChild(_ pid: Int32, onStream stream: Int32, by signal: Int32) {
+    shutdown(stream, Int32(SHUT_RDWR))
+    let deadline = Deadline(milliseconds: 2000)
+    var status: Int32 = 0
+    while waitpid(pid, &status, WNOHANG) == 0 {
+        if deadline.hasPassed { kill(pid, signal) }
+        pause(microseconds: 500)
+    }
+}
+
 /// This program's file, by the name that ps(1) shows; when a newer one has taken its place, the file that runs.
 package let ownProgram: String = {
     var buffer = [CChar](repeating: 0, count: 4096)

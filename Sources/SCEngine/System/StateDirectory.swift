@@ -1,4 +1,4 @@
-// /run/sc-checkpoint: what has to outlive one run of the tool, the locks between runs, and Unix addresses.
+// Where the tool keeps what outlives one run of it, and the locks between runs.
 
 import CProc
 import Glibc
@@ -41,32 +41,5 @@ package final class StateLock {
             }
             pause(microseconds: 1000)
         }
-    }
-}
-
-/// bind(2) to a Unix path, or to an abstract name when it begins with NUL; errno tells of a failure.
-package func bindUnix(_ socket: Int32, _ path: String) -> Bool {
-    withUnixAddress(path) { bind(socket, $0, $1) == 0 } ?? false
-}
-
-/// connect(2) to a Unix path or abstract name; errno tells of a failure.
-package func connectUnix(_ socket: Int32, _ path: String) -> Bool {
-    withUnixAddress(path) { connect(socket, $0, $1) == 0 } ?? false
-}
-
-/// Lends the address of a path; nil, with ENAMETOOLONG, when it does not fit sun_path.
-private func withUnixAddress<Result>(_ path: String, _ body: (UnsafePointer<sockaddr>, socklen_t) -> Result) -> Result? {
-    var address = sockaddr_un()
-    address.sun_family = sa_family_t(AF_UNIX)
-    let bytes = Array(path.utf8)
-    guard bytes.count < MemoryLayout.size(ofValue: address.sun_path) else {
-        errno = ENAMETOOLONG
-        return nil
-    }
-    withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: bytes) }
-    // An abstract name has no terminator: the length says where it ends (unix(7)).
-    let length = MemoryLayout<sa_family_t>.size + bytes.count + (bytes.first == 0 ? 0 : 1)
-    return withUnsafePointer(to: &address) {
-        $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { body($0, socklen_t(length)) }
     }
 }
