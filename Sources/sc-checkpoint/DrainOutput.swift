@@ -1,6 +1,5 @@
-// A drain as a JSON document, and as reports to the agent.
+// A drain as a JSON document.
 
-import SCAgent
 import SCEngine
 
 /// `drain --json`.
@@ -46,21 +45,5 @@ struct DrainDocument: Encodable {
                 target: $0.target?.description, reason: $0.reason)
         }
         left_out = result.leftOut.map { LeftOut(target: $0.target.description, reason: $0.reason) }
-    }
-}
-
-extension WorkerReport {
-    /// One move of a drain, for the agent's log and metrics.
-    init(_ attempt: Drain.Attempt, dryRun: Bool) {
-        switch attempt.outcome {
-        case .success(let result):
-            self.init(role: "source", outcome: dryRun ? "answered" : "moved")
-            (sessions, blackout) = (result.migrated.count, dryRun ? nil : result.blackout)
-        case .failure(let error):
-            let isUntouched = !attempt.timeline.entries.contains { $0.stage == .park }
-            self.init(role: "source", outcome: error.outcome == .needsRecovery ? "needs_recovery" : isUntouched ? "refused" : "rolled_back")
-            message = error.description
-        }
-        stages = attempt.timeline.entries.map { .init(name: $0.stage.rawValue, nanoseconds: $0.duration) }
     }
 }

@@ -26,29 +26,17 @@ struct DrainVerb: ParsableCommand {
     @Option(name: .long, help: ArgumentHelp("Sessions of this client.", valueName: "ADDR[:PORT]")) var peer: [String] = []
     @Option(name: .long, help: ArgumentHelp("Sessions with this local or remote port.", valueName: "PORT")) var port: [UInt16] = []
     @OptionGroup var receiver: ReceiverOptions
-    @OptionGroup var adapterOptions: AdapterOptions
+    @OptionGroup var move: MoveOptions
     @Option(name: .long, help: ArgumentHelp("This host's policy.", valueName: "FILE")) var config = Policy.defaultPath
-    @Option(name: .long, help: ArgumentHelp("How the client's packets come to the target, as for migrate.", valueName: "DRIVER")) var steer =
-        "nft-forward"
-    @Option(name: .long, help: ArgumentHelp("The target's address on the link to it; with one target only.", valueName: "ADDR")) var via: String?
     @Option(name: .long, help: ArgumentHelp("Begin nothing new after so many seconds.", valueName: "SECONDS")) var deadline: Int?
     @Option(name: .long, help: ArgumentHelp("The most sessions of one batch.", valueName: "N")) var maxInFlight = 64
     @Option(name: .long, help: ArgumentHelp("Milliseconds that a target may be silent.", valueName: "MS")) var silence = 10_000
-    @Option(name: .long, help: ArgumentHelp("The remote shell.", valueName: "COMMAND")) var rsh = "ssh"
-    @Option(name: .long, help: ArgumentHelp("The tool on the target.", valueName: "PROGRAM")) var remoteProgram = "sc-checkpoint"
-    @OptionGroup var parking: ParkingOptions
-    @Option(
-        name: .long,
-        help: ArgumentHelp("An etcd in which the targets take the sessions before they serve them.", valueName: "etcd://HOST:PORT/PREFIX"))
-    var fence: String?
-    @Flag(name: .long, help: "Ask the targets, and move nothing.") var dryRun = false
     @Flag(name: .long, help: "One JSON document.") var json = false
 
     func run() throws {
         let targets = try to.map { try Self.target($0) }
         let isRemote = targets.contains { if case .tls = $0.address { true } else { false } }
-        // As for migrate: the agent has the keys, and goes on when this command is killed.
-        if isRemote, getenv("SC_WORKER") == nil, let status = try AgentClient.run(Array(CommandLine.arguments.dropFirst())) { Glibc.exit(status) }
+        if isRemote { try MoveOptions.leaveToAgent() }
         let options = try makeOptions(targets)
         var selection = DrainSelection()
         try select(&selection)
@@ -59,7 +47,7 @@ struct DrainVerb: ParsableCommand {
         let drain = Drain(selection, options)
         let begun = monotonicNanoseconds()
         drain.interruption = { Interruption.reason }
-        drain.onAttempt = { WorkerReport($0, dryRun: options.request.dryRun).send() }
+        drain.onAttempt = { WorkerReport($0.outcome, $0.timeline, dryRun: options.request.dryRun).send() }
         drain.onProgress = { progress in
             let seconds = (monotonicNanoseconds() - begun) / 1_000_000_000
             Terminal.progress("\(progress.moved) of \(progress.total) moved, \(progress.stayed) stayed, \(seconds) s")
@@ -70,7 +58,7 @@ struct DrainVerb: ParsableCommand {
         var later = selection
         try? select(&later)
         let began = later.sessions.count - selection.sessions.count
-        json ? Terminal.json(DrainDocument(result, began: began, dryRun: dryRun)) : printResult(result, began: began)
+        json ? Terminal.json(DrainDocument(result, began: began, dryRun: move.dryRun)) : printResult(result, began: began)
         let status: Int32 = result.count(.unknown) > 0 ? 3 : result.count(.stayed) > 0 ? 1 : 0
         if status != 0 { Glibc.exit(status) }
     }
@@ -98,28 +86,10 @@ struct DrainVerb: ParsableCommand {
             throw CheckpointError(
                 "the drain has no room", why: "--max-in-flight is from 1 on, and --deadline from 0 on", errno: EINVAL, outcome: .usage)
         }
-        guard via == nil || targets.count == 1 else {
+        guard move.via == nil || targets.count == 1 else {
             throw CheckpointError("--via belongs to one target", why: "\(targets.count) are named", errno: EINVAL, outcome: .usage)
         }
-        guard let steering = SteeringChoice(steer) else {
-            throw CheckpointError("there is no steering driver \(steer)", why: SteeringChoice.known, errno: EINVAL, outcome: .usage)
-        }
-        var request = MigrationRequest(target: first.address, handover: try makeHandover())
-        request.steering = steering
-        request.via = try via.map { text in
-            guard let address = IPAddress(text) else {
-                throw CheckpointError("--via \(text) is no address", why: "an IPv4 or IPv6 address is expected", errno: EINVAL, outcome: .usage)
-            }
-            return address
-        }
-        request.adapterOptions = try adapterOptions.values()
-        request.deadline = silence
-        request.dryRun = dryRun
-        if let fence { _ = try EtcdAddress(fence) }
-        request.fence = fence
-        request.shell = rsh.split(separator: " ").map(String.init)
-        request.program = remoteProgram
-        request.parking = parking.parking
+        let request = try move.request(to: first.address, makeHandover(), silence: silence)
         var options = Drain.Options(request, to: targets)
         options.largest = maxInFlight
         options.deadline = deadline.map { Deadline(milliseconds: $0 * 1000) }
@@ -190,7 +160,7 @@ struct DrainVerb: ParsableCommand {
                 stayed.map { [$0.flow.client.description, $0.flow.service.description, $0.outcome.rawValue, Terminal.clean($0.reason ?? "")] })
         }
         for (target, reason) in result.leftOut { Terminal.note("\(target.description) was left out: \(reason)") }
-        var parts = ["\(dryRun ? "would move" : "moved") \(result.count(.moved)) of \(result.sessions.count)"]
+        var parts = ["\(move.dryRun ? "would move" : "moved") \(result.count(.moved)) of \(result.sessions.count)"]
         if result.count(.stayed) > 0 { parts.append("\(result.count(.stayed)) stayed") }
         if result.count(.unknown) > 0 { parts.append("\(result.count(.unknown)) in doubt, see sc-checkpoint recover") }
         if result.count(.ended) > 0 { parts.append("\(result.count(.ended)) ended by themselves") }

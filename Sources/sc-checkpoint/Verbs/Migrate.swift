@@ -24,25 +24,9 @@ struct Migrate: ParsableCommand {
     @OptionGroup var filters: FilterOptions
     @Flag(name: .long, help: "Every session that can move.") var all = false
     @OptionGroup var handover: HandoverOptions
-    @OptionGroup var adapterOptions: AdapterOptions
-    @Option(
-        name: .long,
-        help: ArgumentHelp(
-            "How the client's packets come to the target: none, nft-forward, tunnel, arp-takeover[,force], router:WHERE or exec:CMD.",
-            valueName: "DRIVER"))
-    var steer = "nft-forward"
-    @Option(name: .long, help: ArgumentHelp("The target's address on the link to it, when its own answer is not right.", valueName: "ADDR")) var via:
-        String?
+    @OptionGroup var move: MoveOptions
     @Option(name: .long, help: ArgumentHelp("Application state for the receiver.", valueName: "FILE")) var state: String?
     @Option(name: .long, help: ArgumentHelp("Milliseconds that the target may be silent.", valueName: "MS")) var deadline = 10_000
-    @Option(name: .long, help: ArgumentHelp("The remote shell.", valueName: "COMMAND")) var rsh = "ssh"
-    @Option(name: .long, help: ArgumentHelp("The tool on the target.", valueName: "PROGRAM")) var remoteProgram = "sc-checkpoint"
-    @Option(
-        name: .long, help: ArgumentHelp("An etcd in which the target takes the sessions before it serves them.", valueName: "etcd://HOST:PORT/PREFIX")
-    )
-    var fence: String?
-    @OptionGroup var parking: ParkingOptions
-    @Flag(name: .long, help: "Ask the target, and move nothing.") var dryRun = false
     @Option(name: .long, help: ArgumentHelp("Write a page for a person: timeline, sessions, what failed.", valueName: "FILE")) var report: String?
     @Flag(name: .long, help: "One JSON document.") var json = false
 
@@ -63,17 +47,14 @@ struct Migrate: ParsableCommand {
     }
 
     func run() throws {
-        // Its agent has the keys, and goes on when this command is killed.
-        if case .tls = TargetAddress(to), getenv("SC_WORKER") == nil, let status = try AgentClient.run(Array(CommandLine.arguments.dropFirst())) {
-            Glibc.exit(status)
-        }
+        if case .tls = TargetAddress(to) { try MoveOptions.leaveToAgent() }
         let request = try makeRequest()
-        guard let report else { return tell(try move(request, nil)) }
+        guard let report else { return tell(try run(request, nil)) }
         let recorder = try ReportRecorder(report, request, pid: pid)
         do {
-            let result = try move(request, recorder)
+            let result = try run(request, recorder)
             // The sessions have moved: a full disk does not make that a failure.
-            note { () throws(CheckpointError) in try recorder.finish(result, dryRun: dryRun) }
+            note { () throws(CheckpointError) in try recorder.finish(result, dryRun: move.dryRun) }
             tell(result)
         } catch let error as CheckpointError {
             note { () throws(CheckpointError) in try recorder.finish(error) }
@@ -81,7 +62,7 @@ struct Migrate: ParsableCommand {
         }
     }
 
-    private func move(_ request: MigrationRequest, _ recorder: ReportRecorder?) throws -> MigrationResult {
+    private func run(_ request: MigrationRequest, _ recorder: ReportRecorder?) throws -> MigrationResult {
         let root = try TargetProcess(pid: pid)
         let filter = try filters.filter(all: all)
         recorder?.found(root, filter)
@@ -89,20 +70,9 @@ struct Migrate: ParsableCommand {
             recorder?.began(stage)
             Terminal.progress("\(stage.rawValue): \(stage.row.source)")
         }
-        var report = WorkerReport(role: "source", outcome: "moved")
-        defer { report.send() }
-        do throws(CheckpointError) {
-            let result = try source.run()
-            if dryRun { report.outcome = "answered" }
-            (report.sessions, report.blackout) = (result.migrated.count, result.blackout)
-            report.stages = result.timeline.entries.map { .init(name: $0.stage.rawValue, nanoseconds: $0.duration) }
-            return result
-        } catch {
-            let isUntouched = !source.timeline.entries.contains { $0.stage == .park }
-            report.outcome = error.outcome == .needsRecovery ? "needs_recovery" : isUntouched ? "refused" : "rolled_back"
-            report.message = error.description
-            throw error
-        }
+        let outcome = Result { () throws(CheckpointError) in try source.run() }
+        WorkerReport(outcome, source.timeline, dryRun: move.dryRun).send()
+        return try outcome.get()
     }
 
     private func note(_ write: () throws(CheckpointError) -> Void) {
@@ -121,27 +91,8 @@ struct Migrate: ParsableCommand {
                 advice: "For example --to root@hostb",
                 outcome: .usage)
         }
-        guard let steering = SteeringChoice(steer) else {
-            throw CheckpointError(
-                "there is no steering driver \(steer)", why: SteeringChoice.known, errno: EINVAL, outcome: .usage)
-        }
-        var request = MigrationRequest(target: target, handover: try handover.handover())
-        request.steering = steering
-        request.via = try via.map { text in
-            guard let address = IPAddress(text) else {
-                throw CheckpointError("--via \(text) is no address", why: "an IPv4 or IPv6 address is expected", errno: EINVAL, outcome: .usage)
-            }
-            return address
-        }
-        request.adapterOptions = try adapterOptions.values()
+        var request = try move.request(to: target, handover.handover(), silence: deadline)
         request.state = try readState(state)
-        request.deadline = deadline
-        request.dryRun = dryRun
-        if let fence { _ = try EtcdAddress(fence) }
-        request.fence = fence
-        request.shell = rsh.split(separator: " ").map(String.init)
-        request.program = remoteProgram
-        request.parking = parking.parking
         return request
     }
 
@@ -151,14 +102,14 @@ struct Migrate: ParsableCommand {
                 migrated: result.migrated.count, refused: result.refused.count, blackout_us: Double(result.blackout) / 1000,
                 stages: result.timeline.entries.map {
                     .init(name: $0.stage.rawValue, start_us: Double($0.start) / 1000, duration_us: Double($0.duration) / 1000)
-                }, target: result.host, dry_run: dryRun,
+                }, target: result.host, dry_run: move.dryRun,
                 sessions: result.migrated.map { .init(peer: $0.client.description, local: $0.service.description) },
                 refusals: result.refused.map { .init(peer: $0.flow.client.description, local: $0.flow.service.description, reason: $0.reason) }))
     }
 
     private func printTimeline(_ result: MigrationResult) {
         for entry in result.refused { Terminal.note("left out \(entry.flow): \(entry.reason)") }
-        if dryRun {
+        if move.dryRun {
             Terminal.table(
                 ["STAGE", "AT THE SOURCE", "AT THE TARGET", "ON FAILURE", "WAITS"],
                 Stage.allCases.map {
