@@ -3,15 +3,14 @@
 #include <linux/close_range.h>
 #include <signal.h>
 #include <stdlib.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 
 #include "cproc_fds.h"
 #include "cproc_keeper.h"
 #include "cproc_process.h"
+#include "detach.h"
 #include "result.h"
 
 enum { STANDARD_ERROR = 2, OWN_SOCKET = 3, OWN_PROGRAM = 4, DISMISSAL = 'd', GIFT = 'g' };
@@ -21,6 +20,7 @@ struct keeper {
     char *const *envp;
     int *held;
     uint32_t capacity, count;
+    int socket, program;
 };
 
 static void take_in(struct keeper *keeper, const int fds[], int count) {
@@ -56,13 +56,14 @@ static void take_over(struct keeper *keeper, int program) {
 }
 
 /// Everything of the caller's but its standard error is let go: a keeper must keep neither a session's socket nor the socket's other end alive.
-static void keep(struct keeper *keeper, int socket, int program) {
+static void keep(void *context) {
+    struct keeper *keeper = context;
     struct rlimit limit;
     if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
         limit.rlim_cur = limit.rlim_max;
         setrlimit(RLIMIT_NOFILE, &limit);
     }
-    int own = fcntl(socket, F_DUPFD_CLOEXEC, OWN_PROGRAM + 1), file = fcntl(program, F_DUPFD_CLOEXEC, OWN_PROGRAM + 1), null = open("/dev/null", O_RDWR);
+    int own = fcntl(keeper->socket, F_DUPFD_CLOEXEC, OWN_PROGRAM + 1), file = fcntl(keeper->program, F_DUPFD_CLOEXEC, OWN_PROGRAM + 1), null = open("/dev/null", O_RDWR);
     if (own < 0 || file < 0 || dup2(null, 0) < 0 || dup2(null, 1) < 0 || dup2(own, OWN_SOCKET) < 0 || dup2(file, OWN_PROGRAM) < 0)
         _exit(1);
     close_range(OWN_PROGRAM + 1, ~0u, 0);
@@ -84,55 +85,18 @@ static void keep(struct keeper *keeper, int socket, int program) {
     }
 }
 
-/// The intermediate child.
-static void start(struct keeper *keeper, int socket, int program) {
-    setsid();
-    // Before the keeper exists: whoever looks for the caller's processes by name never finds it among them.
-    prctl(PR_SET_NAME, "sc-keeper");
-    // _Fork(3) runs no atfork handlers, which may not be async-signal-safe.
-    pid_t child = _Fork();
-    if (child == 0)
-        keep(keeper, socket, program);
-    _exit(child < 0 ? errno : 0);
-}
-
-static int reap(pid_t child) {
-    int status = 0;
-    pid_t reaped;
-    do
-        reaped = waitpid(child, &status, 0);
-    while (reaped < 0 && errno == EINTR);
-    // ECHILD: the caller ignores SIGCHLD, and the kernel has reaped the child itself.
-    if (reaped != child)
-        return 0;
-    return WIFEXITED(status) ? -WEXITSTATUS(status) : -ECHILD;
-}
-
 int cproc_keeper_start(const char *const argv[], const char *const envp[], uint32_t capacity) {
     int ends[2];
     if (capacity > 1u << 20)
         return -EINVAL;
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
         return -errno;
-    struct keeper keeper = {.argv = argv, .envp = envp ? (char *const *)envp : environ, .capacity = capacity};
+    struct keeper keeper = {.argv = argv, .envp = envp ? (char *const *)envp : environ, .capacity = capacity, .socket = ends[0]};
     keeper.held = calloc(capacity + 1, sizeof(int));
-    int program = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
-    int error = !keeper.held ? -ENOMEM : program < 0 ? -errno : 0;
-    if (error == 0) {
-        // The children inherit the blocked mask: the caller's signal handlers never run in them.
-        sigset_t all, mask;
-        sigfillset(&all);
-        pthread_sigmask(SIG_SETMASK, &all, &mask);
-        pid_t child = _Fork();
-        if (child == 0)
-            start(&keeper, ends[0], program);
-        error = child < 0 ? -errno : 0;
-        pthread_sigmask(SIG_SETMASK, &mask, NULL);
-        if (child > 0)
-            error = reap(child);
-    }
+    keeper.program = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+    int error = !keeper.held ? -ENOMEM : keeper.program < 0 ? -errno : start_detached("sc-keeper", keep, &keeper);
     free(keeper.held);
-    close_quietly(program);
+    close_quietly(keeper.program);
     close(ends[0]);
     if (error < 0) {
         close(ends[1]);

@@ -26,6 +26,24 @@ extension Journal {
             return (try? JSONDecoder().decode(Head.self, from: Data(entry)))?.writer.isOfThisBoot ?? false
         }
 
+        /// How a move stands at this end, for those who only look.
+        package enum Standing: Sendable {
+            /// A living process is at it.
+            case underWay
+            case lost, active
+            /// Only the other end can tell, or a keeper is at it.
+            case inDoubt
+            /// Nothing was decided: the sessions are to be given back.
+            case undecided
+        }
+
+        package var standing: Standing {
+            if Journal.isBusy(migration, role) { return .underWay }
+            if has(.lost) { return .lost }
+            if has(.active) { return .active }
+            return has(.decided) || has(.activating) ? .inDoubt : .undecided
+        }
+
         package func has(_ state: JournalState) -> Bool { lines.contains { $0.state == state } }
         package func details(_ state: JournalState) -> [String: String] { lines.last { $0.state == state }?.details ?? [:] }
     }

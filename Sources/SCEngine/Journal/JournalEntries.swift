@@ -57,10 +57,6 @@ package struct SourceEntry: Codable, Sendable {
     package var sockets: [Socket]
     package var holders: [Holder]
     package var flows: [FlowText]
-    package var steering: String
-    package var isSameNamespace: Bool
-    /// Milliseconds that the target may be silent.
-    package var deadline: Int
 }
 
 /// The target's entry.

@@ -64,20 +64,24 @@ extension KnownSession {
                 (flows, other, begun) = (entry.flows, entry.source, entry.writer.time)
             }
             let age = max(0, time(nil) - begun)
+            let state = text(content.standing)
             result += flows.map {
                 KnownSession(
                     kind: .move, flow: $0, id: migration.description, age: age, pid: nil, command: nil, other: other, role: role,
-                    state: standing(content, migration, role))
+                    state: state)
             }
         }
         return result
     }
 
-    private static func standing(_ content: Journal.Content, _ migration: MigrationID, _ role: JournalRole) -> String {
-        if Journal.isBusy(migration, role) { return "under way" }
-        if content.has(.lost) { return "lost" }
-        if content.has(.active) { return "active" }
-        return content.has(.decided) || content.has(.activating) ? "in doubt" : "to be given back"
+    private static func text(_ standing: Journal.Content.Standing) -> String {
+        switch standing {
+        case .underWay: "under way"
+        case .lost: "lost"
+        case .active: "active"
+        case .inDoubt: "in doubt"
+        case .undecided: "to be given back"
+        }
     }
 
     private static func held() -> [KnownSession] {

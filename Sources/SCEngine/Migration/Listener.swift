@@ -41,13 +41,9 @@ package final class Listener {
     /// The next connection of the same user or of root.
     package func accept() throws(CheckpointError) -> SharedDescriptor {
         while true {
-            let raw = Glibc.accept(descriptor.raw, nil, nil)
-            if raw < 0 {
-                if errno == EINTR { continue }
-                throw CheckpointError("cannot accept a connection on \(path)", result: Int(-errno))
-            }
-            _ = fcntl(raw, F_SETFD, FD_CLOEXEC)
-            let connection = SharedDescriptor(raw)
+            let raw = cproc_accept(descriptor.raw)
+            if raw == -EINTR { continue }
+            let connection = SharedDescriptor(try check(raw, "cannot accept a connection on \(path)"))
             var (pid, uid, gid): (Int32, UInt32, UInt32) = (0, 0, 0)
             if cproc_peer_credentials(raw, &pid, &uid, &gid) >= 0, uid == geteuid() || uid == 0 { return connection }
         }

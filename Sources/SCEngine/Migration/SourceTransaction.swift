@@ -29,8 +29,7 @@ final class SourceTransaction {
             migration, .source,
             SourceEntry(
                 target: request.target, shell: request.shell, program: request.program, sockets: record.sockets, holders: record.holders,
-                flows: capture.flows.map(FlowText.init), steering: request.steering.name, isSameNamespace: answer.isSameNamespace,
-                deadline: request.deadline))
+                flows: capture.flows.map(FlowText.init)))
         let keepsakes = capture.keepsakes
         let keeper = try Keeper(for: migration, .source, capacity: keepsakes.count + 1)
         self.keeper = keeper

@@ -71,12 +71,16 @@ struct Recover: ParsableCommand {
         return (texts ?? []).map { "\($0.client) -> \($0.service)" }
     }
 
+    /// What there would be to recover; nil when the move has ended meanwhile.
     private func standing(_ migration: MigrationID, _ role: JournalRole) -> RecoveryOutcome? {
-        guard let content = Journal.read(migration, role) else { return nil }
-        if Journal.isBusy(migration, role) { return .busy }
-        if content.has(.lost) { return .lost }
-        if content.has(.active) { return .active }
-        return content.has(.decided) || content.has(.activating) ? .inDoubt : .returned
+        switch Journal.read(migration, role)?.standing {
+        case .underWay: .busy
+        case .lost: .lost
+        case .active: .active
+        case .inDoubt: .inDoubt
+        case .undecided: .returned
+        case nil: nil
+        }
     }
 
     /// As a keeper's successor: one move, with the descriptors that it has passed on. It asks for as long as TCP itself would wait.
