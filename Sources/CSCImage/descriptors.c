@@ -6,7 +6,7 @@ static const ProtobufCMessageDescriptor *const all[] = {
     &sc__image__socket_option__descriptor, &sc__image__end__descriptor,
     &sc__wire__offer__descriptor, &sc__wire__flow__descriptor, &sc__wire__handover__descriptor,
     &sc__wire__answer__descriptor, &sc__wire__reason__descriptor, &sc__wire__timing__descriptor,
-    &sc__wire__report__descriptor, &sc__wire__failure__descriptor,
+    &sc__wire__report__descriptor, &sc__wire__failure__descriptor, &sc__archive__entry__descriptor,
 };
 
 const ProtobufCMessageDescriptor *const *csci_descriptors(size_t *count)
