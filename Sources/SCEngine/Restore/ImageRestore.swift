@@ -95,7 +95,7 @@ package func imageFailure(_ error: ImageError, _ path: String) -> CheckpointErro
     switch error {
     case .io(let number, let operation):
         CheckpointError("\(operation) \(path) failed", result: Int(-number))
-    case .unsupportedVersion:
+    case .unsupportedVersion, .unknownRequiredRecord:
         CheckpointError(
             "cannot read the image \(path)", why: error.description, errno: EPROTONOSUPPORT, advice: "Use the version of sc-checkpoint that wrote it")
     default:
