@@ -78,12 +78,17 @@ extension LocalChannel {
 }
 
 extension Offer {
+    /// The session of several processes that is on offer, without queues and state; nil when each flow is a session.
+    package var layout: Session? {
+        guard !processes.isEmpty else { return nil }
+        return Session(id: migration, channels: flows.map { TCPChannel(local: $0.local, peer: $0.peer) }, locals: locals, processes: processes)
+    }
+
     /// Checks the local channels, which come without queues, and the processes, against the flows.
     func validateLocals(at offset: UInt64?) throws(ImageError) {
-        if locals.isEmpty && processes.isEmpty { return }
         var check = Check(offset: offset)
         try check.that(locals.allSatisfy { $0.messages.isEmpty && $0.queue.isEmpty }, "queue in an offer")
-        let session = Session(id: migration, channels: flows.map { TCPChannel(local: $0.local, peer: $0.peer) }, locals: locals, processes: processes)
-        try session.validateLocals(&check, ImageLimits())
+        try check.that(locals.isEmpty || !processes.isEmpty, "local channels without a process")
+        try layout?.validateLocals(&check, ImageLimits())
     }
 }
