@@ -14,14 +14,18 @@ package final class SessionCapture {
     private let holders: [TargetProcess]
     private let stopped: StoppedProcesses
     private let parking: (any SessionParking)?
+    /// What joins the processes of the one session that `selected` makes up; nil: each connection is a session.
+    package let group: GroupCapture?
     private var parked: [UInt64: ParkedSession] = [:]
     private var isReleased = false
 
     /// Opens everything that can be opened while the sessions run. `isGuarded`: a guard continues the stopped processes should this tool die; a move
     /// that has a keeper needs none. `parking`: the sessions it knows are parked by their servers; their processes run on.
-    package init(_ selected: [SelectedSession], isGuarded: Bool = true, parking: (any SessionParking)? = nil) throws(CheckpointError) {
+    package init(
+        _ selected: [SelectedSession], isGuarded: Bool = true, parking: (any SessionParking)? = nil, group: GroupCapture? = nil
+    ) throws(CheckpointError) {
         self.selected = selected
-        self.parking = parking
+        (self.parking, self.group) = (parking, group)
         stopped = StoppedProcesses(isGuarded: isGuarded)
         var sockets: [HeldSocket] = []
         for session in selected { sockets.append(HeldSocket(try session.process.duplicate(session.channel.fd), fd: session.channel.fd)) }
@@ -39,7 +43,9 @@ package final class SessionCapture {
             baselines[ipv6] = try OptionBaseline(in: namespace, ipv6: ipv6)
         }
         let cooperative = parking?.sockets ?? []
-        holders = Self.holders(of: selected.filter { !cooperative.contains($0.channel.inode) })
+        var holders = Self.holders(of: selected.filter { !cooperative.contains($0.channel.inode) })
+        for process in group?.group.processesToStop ?? [] where !holders.contains(where: { $0.pid == process.pid }) { holders.append(process) }
+        self.holders = holders
         for socket in sockets {
             if let entry = SessionRegistry.find(socket.raw) { socket.base = (entry.written, entry.read) }
         }
@@ -105,7 +111,13 @@ package final class SessionCapture {
     /// The servers park and the processes stand still until `giveBack`, `letGo` or `keepHeld`.
     package func stop() throws(CheckpointError) {
         if let parking { parked = try parking.park() }
-        for process in holders {
+        var asked: [TargetProcess] = []
+        if let group, let signal = group.options.parkSignal {
+            let members = Set(group.group.members.map(\.process.pid))
+            asked = holders.filter { members.contains($0.pid) }
+            try stopped.park(asked, by: signal, timeout: Int32(clamping: group.options.parkDeadline))
+        }
+        for process in holders where !asked.contains(where: { $0.pid == process.pid }) {
             do throws(CheckpointError) {
                 try stopped.stop(process)
             } catch {
@@ -119,6 +131,7 @@ package final class SessionCapture {
     /// Silences every socket; then reads it. The processes are stopped.
     package func capture() throws(CheckpointError) -> [TCPChannel] {
         for socket in sockets { try socket.lock(with: drop.raw) }
+        try group?.cut(connections: sockets.map(\.raw))
         return try dump()
     }
 
@@ -134,8 +147,10 @@ package final class SessionCapture {
     /// Reads the sessions and lets them run on, undisturbed. No packet is dropped: the dump is taken without a lock and believed when nothing moved
     /// meanwhile; only a connection that never holds still is locked for the some ten microseconds of its dump.
     package func snapshot() throws(CheckpointError) -> [TCPChannel] {
-        try stop()
+        // One that does not park or stop gives back those that did.
         defer { stopped.resume() }
+        try stop()
+        try group?.cut(connections: sockets.map(\.raw))
         var channels: [TCPChannel] = []
         for (session, socket) in zip(selected, sockets) {
             let baseline = baselines[session.channel.localAddress?.address.isIPv6 ?? false]!
@@ -201,6 +216,7 @@ package final class SessionCapture {
     /// The sessions are gone from the source; its servers see aborted clients.
     package func letGo() throws(CheckpointError) {
         defer { resume() }
+        group?.letGo()
         try releaseSockets()
     }
 
