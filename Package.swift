@@ -40,6 +40,7 @@ var targets: [Target] = [
         name: "sc-stream", dependencies: ["CSupport"], path: "Tests/Programs/sc-stream", cSettings: strictC),
     .executableTarget(
         name: "sc-hold", dependencies: ["CSupport"], path: "Tests/Programs/sc-hold", cSettings: strictC),
+    .executableTarget(name: "sc-logged", dependencies: ["SC"], path: "Tests/Programs/sc-logged", cSettings: strictC),
     .executableTarget(name: "sc-echo", dependencies: ["SC"], path: "examples/echo", cSettings: strictC),
     .executableTarget(name: "sc-lab", dependencies: ["Support"], swiftSettings: strict),
     .testTarget(name: "SupportTests", dependencies: ["Support"], swiftSettings: strict),
@@ -50,7 +51,7 @@ var targets: [Target] = [
         name: "SCAgentTests", dependencies: ["SCAgent", "SCEngine", "SCImage", "CProc", "Support", "sc-checkpoint"], swiftSettings: strict),
     .testTarget(name: "LibSCTests", dependencies: ["SC", "SCAgent", "SCEngine", "CProc", "Support", "sc-checkpoint"], swiftSettings: strict),
     .testTarget(
-        name: "EndToEndTests", dependencies: ["SCImage", "SCEngine", "Support", "sc-checkpoint", "sc-echo"],
+        name: "EndToEndTests", dependencies: ["SCImage", "SCEngine", "Support", "sc-checkpoint", "sc-echo", "sc-logged"],
         exclude: ["acceptor.py", "cutter.py", "drain_acceptor.py", "lines.py", "manager.py"], swiftSettings: strict),
 ]
 

@@ -12,6 +12,12 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+// The places of sc_memory.h, which are numbers there for the agent's sake.
+_Static_assert(sizeof(struct sc_memory_slot) <= SC_MEMORY_STATES, "the slot's head overlaps the states");
+_Static_assert(SC_MEMORY_STATES + 2 * SC_WIRE_STATE <= SC_MEMORY_OUTPUT, "the states overlap the output");
+_Static_assert(SC_MEMORY_OUTPUT + SC_MEMORY_OUTPUT_SIZE <= SC_MEMORY_INPUT, "the output overlaps the input");
+_Static_assert(SC_MEMORY_INPUT + SC_MEMORY_INPUT_MAX <= SC_MEMORY_STRIDE && SC_LOG_MAX == SC_MEMORY_INPUT_MAX, "the input is longer than its slot");
+
 /// Slots that are mapped together.
 #define CHUNK 32u
 #define CHUNK_BYTES ((size_t)CHUNK * SC_MEMORY_STRIDE)

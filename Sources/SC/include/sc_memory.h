@@ -18,11 +18,11 @@
 #include "sc_wire.h"
 
 #define SC_MEMORY_VERSION 1u
-#define SC_MEMORY_STRIDE (512u << 10)
+#define SC_MEMORY_STRIDE 524288u
 #define SC_MEMORY_STATES 4096u
-#define SC_MEMORY_OUTPUT (SC_MEMORY_STATES + 2 * SC_WIRE_STATE)
+#define SC_MEMORY_OUTPUT 135168u
 #define SC_MEMORY_OUTPUT_SIZE 65536u
-#define SC_MEMORY_INPUT (SC_MEMORY_OUTPUT + SC_MEMORY_OUTPUT_SIZE)
+#define SC_MEMORY_INPUT 200704u
 /// The most bytes of input that a log takes.
 #define SC_MEMORY_INPUT_MAX 262144u
 

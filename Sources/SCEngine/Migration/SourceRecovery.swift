@@ -138,7 +138,7 @@ package final class SourceRecovery {
                 continue
             }
             guard let copy = try? socket.duplicate(),
-                let restored = try? RestoredSocket(session.channels[0], onto: copy, in: namespace, isInPlace: true)
+                let restored = try? RestoredSocket(session.untouched, onto: copy, in: namespace, isInPlace: true)
             else { continue }
             try? restored.activate()
         }

@@ -154,7 +154,7 @@ private final class LocalReturn {
     func takeBack() {
         for (socket, session) in zip(capture.sockets, sessions) {
             guard let copy = try? socket.duplicate() else { continue }
-            let restored = try? RestoredSocket(session.channels[0], onto: copy, in: capture.namespace, isInPlace: true)
+            let restored = try? RestoredSocket(session.untouched, onto: copy, in: capture.namespace, isInPlace: true)
             try? restored?.activate()
         }
     }
