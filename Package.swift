@@ -41,6 +41,7 @@ var targets: [Target] = [
         name: "sc-stream", dependencies: ["CSupport"], path: "Tests/Programs/sc-stream", cSettings: strictC),
     .executableTarget(
         name: "sc-hold", dependencies: ["CSupport"], path: "Tests/Programs/sc-hold", cSettings: strictC),
+    .executableTarget(name: "sc-logged", dependencies: ["SC"], path: "Tests/Programs/sc-logged", cSettings: strictC),
     .executableTarget(name: "sc-echo", dependencies: ["SC"], path: "examples/echo", cSettings: strictC),
     .executableTarget(name: "sc-echo-swift", dependencies: ["SCServer"], path: "examples/echo-swift", swiftSettings: strict),
     .executableTarget(name: "sc-lab", dependencies: ["Support"], swiftSettings: strict),
@@ -53,7 +54,7 @@ var targets: [Target] = [
     .testTarget(
         name: "LibSCTests", dependencies: ["SC", "SCServer", "SCAgent", "SCEngine", "CProc", "Support", "sc-checkpoint"], swiftSettings: strict),
     .testTarget(
-        name: "EndToEndTests", dependencies: ["SCImage", "SCEngine", "Support", "sc-checkpoint", "sc-echo", "sc-echo-swift"],
+        name: "EndToEndTests", dependencies: ["SCImage", "SCEngine", "Support", "sc-checkpoint", "sc-echo", "sc-echo-swift", "sc-logged"],
         exclude: ["acceptor.py", "cutter.py", "drain_acceptor.py", "lines.py", "manager.py"], swiftSettings: strict),
 ]
 

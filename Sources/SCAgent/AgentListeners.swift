@@ -58,3 +58,6 @@ enum AgentListeners {
         return listener
     }
 }
+
+/// The servers of a service that have registered with the agent of this host, as receivers.
+package func registeredServers(of service: String) -> Handover { .into(path: Array(AgentListeners.serverAcceptor(service).utf8)) }
