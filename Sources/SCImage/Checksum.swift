@@ -9,7 +9,7 @@ package func sha256(_ bytes: [UInt8]) throws(ImageError) -> [UInt8] {
     return try stream.finish()
 }
 
-/// SHA-256 in pieces. Errors: EIO, when libcrypto cannot do it.
+/// SHA-256 in pieces.
 @safe package struct SHA256Stream: ~Copyable {
     private let context: OpaquePointer
 

@@ -15,6 +15,8 @@
 #include "archive.pb-c.h"
 #include "end.pb-c.h"
 #include "inventory.pb-c.h"
+#include "local.pb-c.h"
+#include "option.pb-c.h"
 #include "session.pb-c.h"
 #include "tcp.pb-c.h"
 #include "wire.pb-c.h"
