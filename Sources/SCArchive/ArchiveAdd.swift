@@ -221,6 +221,7 @@ extension ArchiveEntry {
     fileprivate mutating func add(_ session: Session) {
         add(session.id)
         for channel in session.channels { add(channel) }
+        channels += UInt64(session.locals.count)
     }
 
     /// The same image was archived before: what was said then stays.

@@ -9,6 +9,7 @@ extension Session {
         session.state = Array(repeating: 0, count: state.count)
         session.adapter?.bytes = Array(repeating: 0, count: adapter?.bytes.count ?? 0)
         session.channels = channels.map(\.redacted)
+        session.locals = locals.map(\.redacted)
         return session
     }
 }
@@ -18,6 +19,19 @@ extension TCPChannel {
         var channel = self
         channel.receiveQueue = Array(repeating: 0, count: receiveQueue.count)
         channel.sendQueue = Array(repeating: 0, count: sendQueue.count)
+        return channel
+    }
+}
+
+extension LocalChannel {
+    fileprivate var redacted: LocalChannel {
+        var channel = self
+        channel.queue = Array(repeating: 0, count: queue.count)
+        // A digest tells whoever has a guess of the content that it is right.
+        if case .file(var file) = detail {
+            file.sha256 = []
+            channel.detail = .file(file)
+        }
         return channel
     }
 }
