@@ -37,7 +37,12 @@ package final class Replay {
         (self.channel, self.before) = (channel, before)
         let local = channel.local.onWire
         service = SocketAddress(local.address, port: port ?? local.port)
-        namespace = try makeNamespace(with: [local.address, channel.peer.onWire.address])
+        let namespace = try makeNamespace(with: [local.address, channel.peer.onWire.address])
+        // The server's configuration may name other addresses of its host as well.
+        try namespace.run { () throws(CheckpointError) in
+            for family in ["ipv4", "ipv6"] { writeSysctl("net/\(family)/ip_nonlocal_bind", "1") }
+        }
+        self.namespace = namespace
     }
 
     /// Starts the server, waits until it accepts (`startup` milliseconds at most), says what the client said, and listens until the server ends the answer
