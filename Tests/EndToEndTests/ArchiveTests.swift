@@ -24,14 +24,23 @@ struct ArchiveTests {
             socket = try lab.connect(from: .client, to: lab.serviceAddress(family), 80)
             (image, archive) = ("\(lab.folder)/http.sci", "\(lab.folder)/archive")
             try hosts.waitForSession(on: .a, nginx.workerPIDs[0], port: 80)
-            // From here on the client hears nothing: what the server sends is not acknowledged.
-            try ok(lab.run(in: .client, ["nft", "table inet deaf { chain in { type filter hook input priority 0; tcp sport 80 drop; }; }"]))
+            // From here on no byte from the server reaches the client, so nothing is acknowledged; bare acknowledgements do.
+            try ok(
+                lab.run(
+                    in: .client, ["nft", "table inet deaf { chain in { type filter hook input priority 0; tcp sport 80 meta length > 120 drop; }; }"])
+            )
             try say("GET /first.txt HTTP/1.1\r\nHost: lab\r\n\r\n")
             let worker = nginx.workerPIDs[0]
-            try #require(eventually(within: .seconds(5)) { (self.hosts.channels(.a, of: worker, port: 80).first { $0.state == "ESTABLISHED" }?.send_queue ?? 0) > 200 })
+            try #require(
+                eventually(within: .seconds(5)) {
+                    (self.hosts.channels(.a, of: worker, port: 80).first { $0.state == "ESTABLISHED" }?.send_queue ?? 0) > 200
+                })
             kill(worker, SIGSTOP)
             try say("GET /second.txt HTTP/1.1\r\nHost: lab\r\nUser-Agent: archive-test\r\n\r\n")
-            try #require(eventually(within: .seconds(5)) { (self.hosts.channels(.a, of: worker, port: 80).first { $0.state == "ESTABLISHED" }?.receive_queue ?? 0) > 50 })
+            try #require(
+                eventually(within: .seconds(5)) {
+                    (self.hosts.channels(.a, of: worker, port: 80).first { $0.state == "ESTABLISHED" }?.receive_queue ?? 0) > 50
+                })
             try ok(hosts.tool(.a, ["snapshot", String(worker), "--peer", lab.address(.client, family), "-o", image]))
         }
 
@@ -60,16 +69,27 @@ struct ArchiveTests {
             return output.stdout
         }
         let fields = try tshark(
-            ["-Y", "http", "-T", "fields", "-e", "http.request.method", "-e", "http.request.uri", "-e", "http.user_agent", "-e", "http.response.code", "-e", "http.content_length"])
+            [
+                "-Y", "http", "-T", "fields", "-e", "http.request.method", "-e", "http.request.uri", "-e", "http.user_agent", "-e",
+                "http.response.code", "-e", "http.content_length",
+            ])
         #expect(fields.contains("GET\t/second.txt\tarchive-test"), "\(fields)")
         #expect(fields.contains("200\t17"), "\(fields)")
         // Checksums are looked at, and nothing is amiss with a single packet.
         let checks = ["-o", "tcp.check_checksum:TRUE", "-o", "ip.check_checksum:TRUE"]
-        #expect(try tshark(checks + ["-Y", "tcp.checksum.status == \"Bad\" || ip.checksum.status == \"Bad\" || tcp.analysis.flags || _ws.malformed"]).isEmpty)
+        #expect(
+            try tshark(checks + ["-Y", "tcp.checksum.status == \"Bad\" || ip.checksum.status == \"Bad\" || tcp.analysis.flags || _ws.malformed"])
+                .isEmpty)
         let followed = try tshark(["-q", "-z", "follow,tcp,ascii,0"])
-        #expect(followed.contains("GET /second.txt HTTP/1.1") && followed.contains("HTTP/1.1 200 OK") && followed.contains("the first answer"), "\(followed)")
-        let ends = try tshark(["-T", "fields", "-e", family == .ipv4 ? "ip.src" : "ipv6.src", "-e", "tcp.srcport", "-e", "tcp.seq_raw", "-Y", "tcp.len > 0"])
-        #expect(ends.contains("\(world.hosts.lab.address(.client, family))\t") && ends.contains("\(world.hosts.lab.serviceAddress(family))\t80"), "\(ends)")
+        #expect(
+            followed.contains("GET /second.txt HTTP/1.1") && followed.contains("HTTP/1.1 200 OK") && followed.contains("the first answer"),
+            "\(followed)")
+        let ends = try tshark([
+            "-T", "fields", "-e", family == .ipv4 ? "ip.src" : "ipv6.src", "-e", "tcp.srcport", "-e", "tcp.seq_raw", "-Y", "tcp.len > 0",
+        ])
+        #expect(
+            ends.contains("\(world.hosts.lab.address(.client, family))\t") && ends.contains("\(world.hosts.lab.serviceAddress(family))\t80"),
+            "\(ends)")
         try world.finish()
     }
 
@@ -98,7 +118,8 @@ struct ArchiveTests {
         try world.hosts.refuses(.a, ["archive", "show", sealedID, "--archive", world.archive], naming: "it is sealed", "ENOKEY")
         try world.ok(world.hosts.tool(.a, ["archive", "key", key + "2"]))
         try world.hosts.refuses(
-            .a, ["archive", "get", sealedID, "-o", "\(lab.folder)/no.sci", "--archive", world.archive, "--key", key + "2"], naming: "sealed to other keys",
+            .a, ["archive", "get", sealedID, "-o", "\(lab.folder)/no.sci", "--archive", world.archive, "--key", key + "2"],
+            naming: "sealed to other keys",
             "EKEYREJECTED")
         #expect(access("\(lab.folder)/no.sci", F_OK) != 0)
         chmod(key, 0o644)
@@ -212,7 +233,8 @@ struct ArchiveTests {
         #expect(readOnly.stderr.contains("(EROFS)") && readOnly.stdout.contains("status 1"), "\(readOnly)")
         #expect(readOnly.stdout.contains("nginx") && readOnly.stdout.contains("1 image intact"), "\(readOnly)")
         chmod(lab.folder, 0o755)
-        let stranger = try lab.run(in: .a, ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", tool, "archive", "list", "--archive", world.archive])
+        let stranger = try lab.run(
+            in: .a, ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", tool, "archive", "list", "--archive", world.archive])
         #expect(stranger.status == 1 && stranger.stderr.contains("(EACCES)"), "\(stranger)")
         try world.finish()
     }
@@ -223,13 +245,19 @@ struct ArchiveTests {
         let worker = world.nginx.workerPIDs[0]
         // The server reads the second request and answers it; the client still hears nothing.
         kill(worker, SIGCONT)
-        try #require(eventually(within: .seconds(5)) { (world.hosts.channels(.a, of: worker, port: 80).first { $0.state == "ESTABLISHED" }?.receive_queue ?? 1) == 0 })
+        try #require(
+            eventually(within: .seconds(5)) {
+                (world.hosts.channels(.a, of: worker, port: 80).first { $0.state == "ESTABLISHED" }?.receive_queue ?? 1) == 0
+            })
         usleep(200_000)
         let later = "\(lab.folder)/later.sci"
         try world.ok(world.hosts.tool(.a, ["snapshot", String(worker), "--peer", "10.78.0.2", "-o", later]))
         let difference = try world.hosts.tool(.a, ["diff", world.image, later])
         try world.ok(difference)
-        for text in ["0 bytes came from the client, the server read 65", "HTTP request: GET /second.txt", "the client acknowledged 0", "HTTP response: HTTP/1.1 200 OK", "receive queue: 65 -> 0"] {
+        for text in [
+            "0 bytes came from the client, the server read 65", "HTTP request: GET /second.txt", "the client acknowledged 0",
+            "HTTP response: HTTP/1.1 200 OK", "receive queue: 65 -> 0",
+        ] {
             #expect(difference.stdout.contains(text), "\(text) is missing in \(difference.stdout)")
         }
         let backwards = try world.hosts.tool(.a, ["diff", later, world.image])

@@ -40,7 +40,10 @@ struct FailureArchiveTests {
         func migrate(_ more: [String], fault: String? = nil) throws -> Output {
             try world.lab.run(
                 in: .a,
-                [TwoHosts.program, "migrate", String(pair.server.pid), "--port", try pair.port, "--to", "unix:\(receiver)", "--archive-failed", archive]
+                [
+                    TwoHosts.program, "migrate", String(pair.server.pid), "--port", try pair.port, "--to", "unix:\(receiver)", "--archive-failed",
+                    archive,
+                ]
                     + more,
                 environment: world.environment(.a).merging(fault.map { ["SC_FAULT": $0] } ?? [:]) { $1 })
         }
@@ -62,7 +65,8 @@ struct FailureArchiveTests {
         let unwritable = try world.tool(
             .a,
             [
-                "migrate", String(pair.server.pid), "--port", try pair.port, "--to", "unix:\(receiver)", "--into", "/nowhere.sock", "--archive-failed",
+                "migrate", String(pair.server.pid), "--port", try pair.port, "--to", "unix:\(receiver)", "--into", "/nowhere.sock",
+                "--archive-failed",
                 "/proc/no",
             ])
         #expect(unwritable.status == 1 && unwritable.stderr.contains("nothing was archived") && unwritable.stderr.contains("/nowhere.sock"))
@@ -112,7 +116,9 @@ struct FailureArchiveTests {
         usleep(300_000)
         scene.kill(server, on: .a)
         let archive = "\(world.lab.folder)/lost"
-        #expect(eventually(within: .seconds(8)) { ((try? list(world, .a, archive)) ?? []).reduce(0) { $0 + $1.sessions } == 5 }, "\(scene.agents.log(.a))")
+        #expect(
+            eventually(within: .seconds(8)) { ((try? list(world, .a, archive)) ?? []).reduce(0) { $0 + $1.sessions } == 5 }, "\(scene.agents.log(.a))"
+        )
         let images = try list(world, .a, archive)
         #expect(images.allSatisfy { $0.reason == "crash" && $0.service == "logged" && $0.failure.contains("has died") }, "\(images)")
         let shown = try world.tool(.a, ["archive", "show", String(images[0].id.prefix(12)), "--archive", archive])

@@ -46,7 +46,8 @@ struct SurvivalTests {
         @discardableResult
         func serve(_ host: Lab.Host, _ options: String...) throws -> Child {
             let server = try world.lab.spawn(
-                in: host, [Lab.program("sc-logged"), "serve", world.lab.serviceAddress(.ipv4), "7400"] + options, environment: agents.environment(host))
+                in: host, [Lab.program("sc-logged"), "serve", world.lab.serviceAddress(.ipv4), "7400"] + options,
+                environment: agents.environment(host))
             try #require(server.waitForOutputOrError("agent 1"), "\(server.stderr)\(agents.log(host))")
             servers[host]!.append(server)
             return server

@@ -36,7 +36,9 @@ struct CrashTests {
         return monotonicNanoseconds() - start
     }
 
-    private func ids() throws -> Set<String> { Set(try Archive(scratch.archivePath).list(ArchiveFilter()).entries.map { String($0.name.prefix(12)) }) }
+    private func ids() throws -> Set<String> {
+        Set(try Archive(scratch.archivePath).list(ArchiveFilter()).entries.map { String($0.name.prefix(12)) })
+    }
 
     @Test func `kill -9 at random moments of add`() throws {
         func images(_ round: Int) throws -> [String] {
@@ -83,8 +85,10 @@ struct CrashTests {
         for round in 0..<Self.kills {
             try fill(60)
             let newest = Set(
-                try archive.list(ArchiveFilter()).entries.filter { $0.tags.isEmpty }.sorted { ($0.addedAt, $0.name) > ($1.addedAt, $1.name) }.prefix(10)
-                    .map { String($0.name.prefix(12)) })
+                try archive.list(ArchiveFilter()).entries.filter { $0.tags.isEmpty }.sorted { ($0.addedAt, $0.name) > ($1.addedAt, $1.name) }.prefix(
+                    10
+                )
+                .map { String($0.name.prefix(12)) })
             let pid = try start(command)
             usleep(UInt32.random(in: 0...UInt32(whole / 1000)))
             kill(pid, SIGKILL)

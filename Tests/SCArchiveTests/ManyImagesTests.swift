@@ -54,6 +54,7 @@ struct ManyImagesTests {
         #expect(all.output.split(separator: "\n").count == Self.count + 1)
         print(
             "list with a filter: \(few.milliseconds) ms of 100 images, \(many.milliseconds) ms of \(Self.count), \(rebuilt.milliseconds) ms without an index; "
-                + "all of them as a table \(all.milliseconds) ms; resident \(few.resident), \(many.resident), \(rebuilt.resident), \(all.resident) KiB")
+                + "all of them as a table \(all.milliseconds) ms; resident \(few.resident), \(many.resident), \(rebuilt.resident), \(all.resident) KiB"
+        )
     }
 }

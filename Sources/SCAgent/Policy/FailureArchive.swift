@@ -73,7 +73,9 @@ extension FailureArchive {
         if let list = try keys["reasons"]?.list() {
             reasons = []
             for element in list {
-                guard let reason = ArchiveReason(name: try element.text()), reason != .manual else { throw element.mistake("refused, migration or crash") }
+                guard let reason = ArchiveReason(name: try element.text()), reason != .manual else {
+                    throw element.mistake("refused, migration or crash")
+                }
                 reasons.insert(reason)
             }
         }

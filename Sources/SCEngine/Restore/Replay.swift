@@ -99,7 +99,9 @@ package final class Replay {
             var entry = pollfd(fd: client.raw, events: Int16(POLLIN) | (isOpen ? Int16(POLLOUT) : 0), revents: 0)
             guard poll(&entry, 1, min(100, deadline.remainingMilliseconds)) > 0 else { continue }
             if entry.revents & Int16(POLLOUT) != 0, isOpen {
-                let count = input.withUnsafeBytes { send(client.raw, $0.baseAddress! + outcome.sent, input.count - outcome.sent, Int32(MSG_NOSIGNAL)) }
+                let count = input.withUnsafeBytes {
+                    send(client.raw, $0.baseAddress! + outcome.sent, input.count - outcome.sent, Int32(MSG_NOSIGNAL))
+                }
                 if count > 0 { (outcome.sent, deadline) = (outcome.sent + count, Deadline(milliseconds: patience)) }
             }
             guard entry.revents & Int16(POLLIN | POLLERR | POLLHUP) != 0 else { continue }
