@@ -41,6 +41,7 @@ var targets: [Target] = [
     .executableTarget(
         name: "sc-hold", dependencies: ["CSupport"], path: "Tests/Programs/sc-hold", cSettings: strictC),
     .executableTarget(name: "sc-echo", dependencies: ["SC"], path: "examples/echo", cSettings: strictC),
+    .executableTarget(name: "sc-fileserver", path: "examples/fileserver", cSettings: strictC),
     .executableTarget(name: "sc-lab", dependencies: ["Support"], swiftSettings: strict),
     .testTarget(name: "SupportTests", dependencies: ["Support"], swiftSettings: strict),
     .testTarget(name: "CProcTests", dependencies: ["CProc", "Support"], swiftSettings: strict),
@@ -50,8 +51,8 @@ var targets: [Target] = [
         name: "SCAgentTests", dependencies: ["SCAgent", "SCEngine", "SCImage", "CProc", "Support", "sc-checkpoint"], swiftSettings: strict),
     .testTarget(name: "LibSCTests", dependencies: ["SC", "SCAgent", "SCEngine", "CProc", "Support", "sc-checkpoint"], swiftSettings: strict),
     .testTarget(
-        name: "EndToEndTests", dependencies: ["SCImage", "SCEngine", "Support", "sc-checkpoint", "sc-echo"],
-        exclude: ["acceptor.py", "cutter.py", "drain_acceptor.py", "lines.py", "manager.py"], swiftSettings: strict),
+        name: "EndToEndTests", dependencies: ["SCImage", "SCEngine", "Support", "sc-checkpoint", "sc-echo", "sc-fileserver"],
+        exclude: ["acceptor.py", "files_client.py", "cutter.py", "drain_acceptor.py", "lines.py", "manager.py"], swiftSettings: strict),
 ]
 
 // libFuzzer brings its own main(), so a normal build must not link this one. See `make fuzz`.
