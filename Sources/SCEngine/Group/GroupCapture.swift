@@ -22,7 +22,7 @@ package struct GroupOptions: Sendable {
 }
 
 /// Holds what is known of a group; `cut` looks at it again when its processes stand still.
-package final class GroupCapture {
+package final class GroupCapture: @unchecked Sendable {
     package let options: GroupOptions
     package private(set) var group: SessionGroup
     private let root: TargetProcess
@@ -41,9 +41,14 @@ package final class GroupCapture {
         namespace = try NetworkNamespace.of(pid: root.pid)
         baselines = LocalBaselines(in: namespace)
         group = try GroupChannels.find(root, connections, options.request)
+        // Running processes open and close files all the time; which there are is seen in the cut.
+        for (index, end) in group.ends.enumerated().reversed() where end.kind == .file {
+            let (member, fd) = end.holders[0]
+            if group.members[member].process.duplicate(fd, withInode: end.inode) == nil { group.remove(end: index) }
+        }
         if options.digests {
             for end in group.ends where end.kind == .file {
-                let copy = try group.members[end.holders[0].member].process.duplicate(end.holders[0].fd)
+                guard let copy = group.members[end.holders[0].member].process.duplicate(end.holders[0].fd, withInode: end.inode) else { continue }
                 _ = try digests.digest(of: copy.raw)
             }
         }

@@ -39,7 +39,7 @@ package struct MigrationResult: Sendable {
     /// The target's name, and the process that has the sessions now.
     package var host: String
     /// Of a session of several processes, as it was moved or would be.
-    package var group: SessionGroup?
+    package var group: GroupCapture?
 }
 
 /// Moves the sessions. On any error before the decision the sessions go on at the source and nothing is left behind.
@@ -103,13 +103,12 @@ package final class MigrationSource {
             refused: selection.refused.map {
                 (Flow(client: $0.channel.peerAddress ?? $0.channel.localAddress!, service: $0.channel.localAddress!), $0.channel.reason ?? "")
             },
-            blackout: 0, timeline: timeline, host: answer.host, group: group?.group)
+            blackout: 0, timeline: timeline, host: answer.host, group: group)
         if request.dryRun {
             result.migrated = []
             return result
         }
         try move(capture, adapter, adapterStates, answer, link)
-        result.group = group?.group
         result.timeline = timeline
         result.blackout = timeline.span(.park, .release)
         return result

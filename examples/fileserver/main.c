@@ -1,0 +1,123 @@
+// Usage: fileserver serve ADDRESS PORT | adopt | accept SOCKET
+// In the environment: ROOT (the files), LOG, STATE_DIR; for tests SLOW_LOG (milliseconds for a line) and SNDBUF (bytes).
+
+#include "fileserver.h"
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+const char *log_path, *state_directory;
+
+void make_state(struct session *session, int from) {
+    snprintf(session->state_path, sizeof session->state_path, "%s/%d.state", state_directory, getpid());
+    int file = open(session->state_path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (file < 0 || ftruncate(file, sizeof(struct state)) < 0) {
+        perror("fileserver: cannot make the state file");
+        exit(1);
+    }
+    session->state = mmap(NULL, sizeof(struct state), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    if (session->state == MAP_FAILED)
+        exit(1);
+    if (from >= 0 && pread(from, session->state, sizeof(struct state), 0) != sizeof(struct state))
+        memset(session->state, 0, sizeof(struct state));
+    close(file);
+    if (from >= 0)
+        close(from);
+}
+
+static void close_all(int a, int b, int c, int d) {
+    for (int *fd = (int[]){a, b, c, d}, i = 0; i < 4; i++)
+        if (fd[i] >= 0)
+            close(fd[i]);
+}
+
+void serve(struct session *session) {
+    for (int *fd = (int[]){session->log, session->lines}, i = 0; i < 2; i++)
+        fcntl(fd[i], F_SETFL, fcntl(fd[i], F_GETFL) | O_NONBLOCK);
+    if (fork() == 0) {
+        close_all(session->tcp, session->to_worker, session->lines, -1);
+        run_worker(session);
+    }
+    if (fork() == 0) {
+        close_all(session->tcp, session->to_worker, session->to_front, session->log);
+        if (session->file >= 0)
+            close(session->file);
+        session->log_file = open(log_path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+        run_logger(session);
+    }
+    close_all(session->to_front, session->log, session->lines, session->file);
+    run_front(session);
+}
+
+/// One front, made before its client comes. It says so when it has one, and another is made.
+static void wait_for_client(int listener, const int taken[2]) {
+    close(taken[0]);
+    struct session session = {.tcp = accept4(listener, NULL, NULL, SOCK_CLOEXEC), .file = -1, .log_file = -1};
+    close(listener);
+    if (session.tcp < 0 || write(taken[1], "", 1) != 1)
+        exit(1);
+    close(taken[1]);
+    int bytes = getenv("SNDBUF") ? atoi(getenv("SNDBUF")) : 0;
+    if (bytes)
+        setsockopt(session.tcp, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof bytes);
+    int pair[2], ends[2];
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0 || pipe2(ends, O_CLOEXEC) < 0)
+        exit(1);
+    session.to_worker = pair[0];
+    session.to_front = pair[1];
+    session.lines = ends[0];
+    session.log = ends[1];
+    session.slow = getenv("SLOW_LOG") ? atoi(getenv("SLOW_LOG")) : 0;
+    make_state(&session, -1);
+    serve(&session);
+}
+
+static void listen_for_clients(const char *text, int port) {
+    int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1, taken[2];
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
+    setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    if (inet_pton(AF_INET, text, &address.sin_addr) != 1 || bind(listener, (struct sockaddr *)&address, sizeof address) < 0 ||
+        listen(listener, 128) < 0 || pipe2(taken, O_CLOEXEC) < 0) {
+        perror("fileserver: cannot listen");
+        exit(1);
+    }
+    printf("listening\n");
+    fflush(stdout);
+    for (int spare = 0;;) {
+        for (; spare < 2; spare++)
+            if (fork() == 0)
+                wait_for_client(listener, taken);
+        char byte;
+        if (read(taken[0], &byte, 1) == 1)
+            spare--;
+        while (waitpid(-1, NULL, WNOHANG) > 0) {
+        }
+    }
+}
+
+int main(int argc, char **argv) {
+    log_path = getenv("LOG") ? getenv("LOG") : "/dev/null";
+    state_directory = getenv("STATE_DIR") ? getenv("STATE_DIR") : "/tmp";
+    if (getenv("ROOT") && chdir(getenv("ROOT")) < 0) {
+        perror("fileserver: ROOT");
+        return 1;
+    }
+    signal(SIGPIPE, SIG_IGN);
+    block_signals();
+    if (argc == 4 && strcmp(argv[1], "serve") == 0)
+        listen_for_clients(argv[2], atoi(argv[3]));
+    else if (argc == 2 && strcmp(argv[1], "adopt") == 0)
+        adopt();
+    else if (argc == 3 && strcmp(argv[1], "accept") == 0)
+        accept_sessions(argv[2]);
+    fprintf(stderr, "usage: fileserver serve ADDRESS PORT | adopt | accept SOCKET\n");
+    return 2;
+}
