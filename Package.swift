@@ -55,7 +55,8 @@ var targets: [Target] = [
     .testTarget(
         name: "LibSCTests", dependencies: ["SC", "SCServer", "SCAgent", "SCEngine", "CProc", "Support", "sc-checkpoint"], swiftSettings: strict),
     .testTarget(
-        name: "EndToEndTests", dependencies: ["SCImage", "SCEngine", "Support", "sc-checkpoint", "sc-echo", "sc-echo-swift", "sc-fileserver", "sc-logged"],
+        name: "EndToEndTests",
+        dependencies: ["SCImage", "SCEngine", "Support", "sc-checkpoint", "sc-echo", "sc-echo-swift", "sc-fileserver", "sc-logged"],
         exclude: ["acceptor.py", "cutter.py", "drain_acceptor.py", "files_client.py", "lines.py", "manager.py"], swiftSettings: strict),
 ]
 

@@ -26,6 +26,12 @@
 //      writes is compared with what the client has, until it is new. So between two exports the output must be a function of state and input alone
 //  11. when sc_log_left(c) is small, come to a safe point before you read on
 //
+// A session that several processes serve together, joined by pipes and Unix sockets:
+//
+//  12. one of them draws SC_GROUP_SIZE random bytes (getrandom) and gives them to the others; each calls sc_create, sc_join(c, group, part), and
+//      sc_associate for every end that it has of the session's channels. They are parked, offered and moved together, with what is in the channels
+//  13. on the target each part is offered to the processes of the service by turns: sc_offer_part says which it is; decline one that is not yours
+//
 // RULES. Nothing here blocks, and there are no threads: all calls on one sc_t come from one thread at a time. Callbacks are called by sc_dispatch
 // only, and may call everything here but sc_close and sc_dispatch. The agent holds duplicates, so close(2) alone neither ends a connection nor takes it out of an epoll
 // set: EPOLL_CTL_DEL and sc_end (or sc_dissociate) come before it. The client sees the end when the agent has let go as well; shutdown(2) does not wait
@@ -62,6 +68,10 @@ typedef struct sc sc_t;
 typedef struct sc_continuation sc_continuation_t;
 /// A session that would come.
 typedef struct sc_offer sc_offer_t;
+
+/// The bytes that name a session of several processes, and the most bytes of what one does in it.
+#define SC_GROUP_SIZE 16
+#define SC_PART_MAX 31
 
 /// What comes with a session.
 typedef struct sc_import {
@@ -115,8 +125,13 @@ SC_API int sc_create(sc_t *sc, void *session, sc_continuation_t **out);
 /// Ends it; before the descriptors are closed. NULL is nothing. It may be called in any state, `park` and `gone` included.
 SC_API void sc_end(sc_continuation_t *c);
 
-/// The connected TCP socket `fd` belongs to the session, as `role` ("client"). EBADF; ENOTSOCK, EPROTOTYPE: not a TCP socket; ENOTCONN;
-/// EALREADY: `fd` is associated already; ENOSPC: SC_CHANNELS_MAX; EINVAL: the role; EBUSY: it is parked or being imported.
+/// The session is served by several processes, and `part` is what this one does in it ("worker"). `group`: SC_GROUP_SIZE bytes, the same in all of them.
+/// Before the first sc_associate; one that was imported has joined already. EINVAL: the part (letters, digits, '-', '_'); EALREADY: it has joined, or has channels.
+SC_API int sc_join(sc_continuation_t *c, const void *group, const char *part);
+
+/// `fd` belongs to the session, as `role` ("client"): a connected TCP, UDP or Unix socket, an end of a pipe, a regular file. Without sc_join a session
+/// that is to move has one, of TCP. EBADF; EPROTOTYPE: something else; ENOTCONN; EALREADY: `fd` is associated already; ENOSPC: SC_CHANNELS_MAX;
+/// EINVAL: the role; EBUSY: it is parked or being imported.
 SC_API int sc_associate(sc_continuation_t *c, int fd, const char *role);
 
 /// It belongs to it no longer; before `fd` is closed. ENOENT: it did not; EBUSY: it is parked.
@@ -160,6 +175,9 @@ SC_API int sc_refuse(sc_continuation_t *c, const char *reason);
 
 /// Sessions may come (1) or not (0, the default). EINVAL: there are no callbacks for them.
 SC_API int sc_accept_offers(sc_t *sc, int accept);
+
+/// What this process would do in a session of several; "" for one of one process.
+SC_API const char *sc_offer_part(const sc_offer_t *offer);
 
 /// The connection that would come, as "IP:PORT", and the most bytes of state it can have. Valid until the offer is answered.
 SC_API const char *sc_offer_local(const sc_offer_t *offer);

@@ -61,8 +61,8 @@ final class Orphans {
             if case .asked(let mover) = continuation.state { mover.died() }
             guard case .running = continuation.state else { continue }
             do throws(CheckpointError) {
-                guard seconds > 0, continuation.channels.count == 1, let channel = continuation.channels.values.first else {
-                    throw LoggedSession.lost(seconds > 0 ? "it has several channels" : "the policy leaves it no time")
+                guard seconds > 0, continuation.isAlone, let channel = continuation.connection else {
+                    throw LoggedSession.lost(seconds > 0 ? "it is one of several processes" : "the policy leaves it no time")
                 }
                 guard let counted = SocketView(channel.descriptor.raw).counted else { throw LoggedSession.lost("its connection has ended") }
                 _ = try memory.session(continuation.number, role: channel.role).resolve(read: counted.read, written: counted.written)
