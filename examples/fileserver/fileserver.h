@@ -9,6 +9,7 @@
 
 #include <poll.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 enum { LINE = 256, CHUNK = 16384 };
 
@@ -57,8 +58,15 @@ extern int is_member;
 void join_session(const char *name, struct session *session);
 /// As poll(2), with `fds[0]` for the library; returns only while the session is served here.
 void wait_as_member(struct pollfd *fds, nfds_t count, int timeout_ms);
-/// Becomes a part of a session that comes; then writes the first letter of `name` to `taken`. Does not return.
+/// Becomes a part of a session that comes. Does not return.
 void run_spare(const char *name, int taken);
+
+/// A process that waits for a client, or for a part of a session; `kind`: 'c', or the part's first letter. It says so when it has one.
+struct taken {
+    pid_t pid;
+    char kind;
+};
+void tell_taken(int taken, char kind);
 int slow_log(void);
 
 void run_front(struct session *session);

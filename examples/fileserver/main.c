@@ -68,14 +68,21 @@ void serve(struct session *session) {
     run_front(session);
 }
 
+void tell_taken(int taken, char kind) {
+    struct taken own = {getpid(), kind};
+    if (write(taken, &own, sizeof own) != sizeof own)
+        exit(1);
+    close(taken);
+}
+
 /// One front, made before its client comes. It says so when it has one, and another is made.
 static void wait_for_client(int listener, const int taken[2]) {
     close(taken[0]);
     struct session session = {.tcp = accept4(listener, NULL, NULL, SOCK_CLOEXEC), .file = -1, .log_file = -1};
     close(listener);
-    if (session.tcp < 0 || write(taken[1], "c", 1) != 1)
+    if (session.tcp < 0)
         exit(1);
-    close(taken[1]);
+    tell_taken(taken[1], 'c');
     int bytes = getenv("SNDBUF") ? atoi(getenv("SNDBUF")) : 0;
     if (bytes)
         setsockopt(session.tcp, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof bytes);
@@ -93,6 +100,24 @@ static void wait_for_client(int listener, const int taken[2]) {
     serve(&session);
 }
 
+static void wake(int signal) { (void)signal; }
+
+/// It serves a session now, or has ended.
+static void forget(struct taken *spares, size_t count, pid_t pid) {
+    for (size_t i = 0; i < count; i++)
+        if (spares[i].pid == pid)
+            spares[i].pid = 0;
+}
+
+static void become(char kind, int listener, const int taken[2]) {
+    signal(SIGCHLD, SIG_DFL);
+    if (kind == 'c')
+        wait_for_client(listener, taken);
+    close(listener);
+    close(taken[0]);
+    run_spare(kind == 'f' ? "front" : kind == 'w' ? "worker" : "logger", taken[1]);
+}
+
 static void listen_for_clients(const char *text, int port) {
     int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1, taken[2];
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
@@ -107,23 +132,21 @@ static void listen_for_clients(const char *text, int port) {
     }
     printf("listening\n");
     fflush(stdout);
+    sigaction(SIGCHLD, &(struct sigaction){.sa_handler = wake}, NULL);
     // What has gone is made again: fronts for the next clients, and in a service one process for each part that may come.
-    char missing[] = "ccfwl";
-    for (size_t count = is_member ? 5 : 2;;) {
-        while (count > 0) {
-            char kind = missing[--count];
-            if (fork() != 0)
-                continue;
-            if (kind == 'c')
-                wait_for_client(listener, taken);
-            close(listener);
-            close(taken[0]);
-            run_spare(kind == 'f' ? "front" : kind == 'w' ? "worker" : "logger", taken[1]);
+    struct taken spares[] = {{0, 'c'}, {0, 'c'}, {0, 'f'}, {0, 'w'}, {0, 'l'}};
+    size_t count = is_member ? 5 : 2;
+    for (;;) {
+        for (size_t i = 0; i < count; i++) {
+            if (spares[i].pid == 0 && (spares[i].pid = fork()) == 0)
+                become(spares[i].kind, listener, taken);
         }
-        if (read(taken[0], missing, 1) == 1)
-            count = 1;
-        while (waitpid(-1, NULL, WNOHANG) > 0) {
-        }
+        struct taken one;
+        // A child's end interrupts it.
+        if (read(taken[0], &one, sizeof one) == sizeof one)
+            forget(spares, count, one.pid);
+        for (pid_t pid; (pid = waitpid(-1, NULL, WNOHANG)) > 0;)
+            forget(spares, count, pid);
     }
 }
 

@@ -151,9 +151,7 @@ void run_spare(const char *name, int taken) {
     standing = IDLE;
     struct pollfd fd;
     wait_as_member(&fd, 1, -1);
-    if (write(taken, name, 1) != 1)
-        exit(1);
-    close(taken);
+    tell_taken(taken, *name);
     if (strcmp(name, "front") == 0)
         run_front(&session);
     if (strcmp(name, "worker") == 0)

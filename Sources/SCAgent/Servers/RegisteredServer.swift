@@ -132,7 +132,9 @@ final class RegisteredServer {
         case SC_WIRE_OFFERS:
             accepts = try packet.content(sc_wire_offers.self).accepts != 0
             servers.updateAcceptors()
-        case SC_WIRE_ACCEPTED: servers.accepted(number, as: try packet.content(sc_wire_accepted.self).continuation)
+        case SC_WIRE_ACCEPTED:
+            let accepted = try packet.content(sc_wire_accepted.self).continuation
+            if !servers.accepted(number, as: accepted) { tell(SC_WIRE_GONE, accepted) }
         case SC_WIRE_READY: servers.ready(number, at: self)
         default: throw ServerPacket.malformed
         }

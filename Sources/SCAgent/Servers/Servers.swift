@@ -269,7 +269,8 @@ final class Servers {
         return offers
     }
 
-    func accepted(_ offer: UInt64, as continuation: UInt64) { _ = receivers.first { $0.accepted(offer, as: continuation) } }
+    /// False: the offer has been withdrawn meanwhile.
+    func accepted(_ offer: UInt64, as continuation: UInt64) -> Bool { receivers.contains { $0.accepted(offer, as: continuation) } }
     func declined(_ number: UInt64, by server: RegisteredServer, _ reason: String) { _ = receivers.first { $0.declined(number, by: server, reason) } }
     func ready(_ number: UInt64, at server: RegisteredServer) { _ = receivers.first { $0.ready(number, at: server) } }
 
