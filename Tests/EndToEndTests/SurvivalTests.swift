@@ -13,7 +13,7 @@ private struct Moments {
         state ^= state << 13
         state ^= state >> 7
         state ^= state << 17
-        return (state &* 0x2545_f491_4f6c_dd1d >> 16) % bound
+        return ((state &* 0x2545_f491_4f6c_dd1d) >> 33) % bound
     }
 }
 
@@ -114,5 +114,58 @@ struct SurvivalTests {
         let log = scene.agents.log(.a)
         expectWhole(try scene.finish(), log)
         #expect(log.contains("server-died") && log.contains("outcome=moved"), "\(log)")
+    }
+
+    /// SC_MOMENTS tells how many, SC_SEED which.
+    @Test func `at random moments a server is killed, stopped or busy for ever, and its sessions go on`() throws {
+        let count = getenv("SC_MOMENTS").flatMap { Int(String(cString: $0)) } ?? 60
+        let seed = getenv("SC_SEED").flatMap { UInt64(String(cString: $0)) } ?? 1
+        var moments = Moments(seed: seed)
+        let scene = try Scene(orphans: "{to: [\"tls://OTHER\"]}")
+        var (host, owner) = (Lab.Host.a, try scene.serve(.a))
+        try scene.serve(.b)
+        try scene.connect(3, seed: seed)
+        var counts: [String: Int] = [:]
+        for index in 0..<count {
+            let (kind, isLocal) = (moments.next(below: 3), moments.next(below: 2) == 0)
+            let other = host == .a ? Lab.Host.b : .a
+            if isLocal { try scene.serve(host) }
+            usleep(UInt32(5_000 + moments.next(below: 40_000)))
+            let what = "moment \(index) of seed \(seed): \(["kill", "stop", "busy"][Int(kind)]) on \(host), \(isLocal ? "to itself" : "to the other")"
+            counts["\(["killed", "stopped", "busy"][Int(kind)]) \(isLocal ? "here" : "to the other host")", default: 0] += 1
+            switch kind {
+            case 0: scene.kill(owner, on: host)
+            default:
+                owner.signal(kind == 1 ? SIGSTOP : SIGUSR1)
+                let output = try scene.agents.tool(
+                    host,
+                    [
+                        "migrate", String(owner.pid), "--all", "--to", isLocal ? "self" : "tls://\(other.rawValue)", "--service", "logged",
+                        "--park-deadline", "20",
+                    ])
+                try #require(output.status == 0, "\(what): \(output.stderr)\(scene.agents.log(.a))\n\(scene.agents.log(.b))")
+                if kind == 1 {
+                    // It wakes, finds its sessions gone, and serves on.
+                    owner.signal(SIGCONT)
+                    try #require(eventually(within: .seconds(5)) { scene.sessions(host)[owner.pid] == 0 }, "\(what): \(scene.sessions(host))")
+                    #expect(owner.poll() == nil, "\(what)")
+                }
+                scene.kill(owner, on: host)
+            }
+            if !isLocal { host = other }
+            try scene.waitForSessions(3, on: host, not: owner.pid)
+            let successor = try #require(scene.sessions(host).max { $0.value < $1.value }?.key)
+            owner = try #require(scene.servers[host]!.first { $0.pid == successor }, "\(what)")
+            try #require(scene.client.poll() == nil, "\(what): \(scene.client.stdout)")
+            let spare = host == .a ? Lab.Host.b : .a
+            if scene.servers[spare]!.isEmpty { try scene.serve(spare) }
+            // No server but the owner on its host, and one on the other.
+            for (place, servers) in scene.servers {
+                for extra in servers.filter({ $0 !== owner }).dropFirst(place == host ? 0 : 1) { scene.kill(extra, on: place) }
+            }
+        }
+        if getenv("SC_FIGURES") != nil { print("moments: \(counts.sorted { $0.key < $1.key })") }
+        let log = scene.agents.log(.a) + scene.agents.log(.b)
+        expectWhole(try scene.finish(), "seed \(seed): \(log.suffix(4000))")
     }
 }
