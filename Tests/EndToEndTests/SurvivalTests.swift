@@ -116,6 +116,65 @@ struct SurvivalTests {
         #expect(log.contains("server-died") && log.contains("outcome=moved"), "\(log)")
     }
 
+    @Test func `a successor whose output differs ends the session, and nothing of it reaches the client`() throws {
+        let scene = try Scene()
+        let first = try scene.serve(.a, "rarely")
+        try scene.connect(4)
+        usleep(300_000)
+        try scene.serve(.a, "rarely", "salt")
+        scene.kill(first, on: .a)
+        let isEnded = eventually(within: .seconds(10)) {
+            scene.agents.log(.a).split(separator: "\n").count { $0.contains("session-ended") && $0.contains("the output differs") } == 4
+        }
+        #expect(isEnded, "\(scene.agents.log(.a))")
+        let answers = try scene.finish()
+        #expect(answers.failed == 4 && answers.mismatch == 0 && answers.error.contains("reset"), "\(answers)")
+    }
+
+    @Test func `sessions that no server takes in time end with RST, and the log says so`() throws {
+        let scene = try Scene(orphans: "{seconds: 1}")
+        let only = try scene.serve(.a)
+        try scene.serve(.a, "refuses")
+        // Which of the two has accepted them is the kernel's choice.
+        try scene.connect(8)
+        usleep(200_000)
+        let count = try #require(scene.sessions(.a)[only.pid])
+        scene.kill(only, on: .a)
+        let isEnded = eventually(within: .seconds(10)) {
+            scene.agents.log(.a).split(separator: "\n").count { $0.contains("session-ended") && $0.contains("in time") } == count
+        }
+        #expect(isEnded, "\(count) \(scene.agents.log(.a))")
+        let answers = try scene.finish()
+        #expect(answers.failed == count && answers.mismatch == 0 && (count == 0 || answers.error.contains("reset")), "\(answers)")
+    }
+
+    @Test func `a server is replaced by a new process of its host, without a gap in any stream`() throws {
+        let scene = try Scene()
+        var old = try scene.serve(.a)
+        try scene.connect(20)
+        for _ in 0..<3 {
+            let new = try scene.serve(.a)
+            usleep(50_000)
+            let output = try scene.agents.tool(.a, ["drain", String(old.pid), "--to", "self", "--service", "logged"])
+            #expect(output.status == 0 && output.stdout.contains("moved 20 of 20"), "\(output.stdout)\(output.stderr)\(scene.agents.log(.a))")
+            #expect(scene.sessions(.a)[new.pid] == 20 && scene.sessions(.a)[old.pid] == 0, "\(scene.sessions(.a))")
+            scene.kill(old, on: .a)
+            old = new
+        }
+        expectWhole(try scene.finish())
+    }
+
+    @Test func `hundreds of sessions of a killed server go on in several others`() throws {
+        let scene = try Scene()
+        let first = try scene.serve(.a)
+        try scene.connect(200)
+        usleep(300_000)
+        for _ in 0..<3 { try scene.serve(.a) }
+        scene.kill(first, on: .a)
+        try scene.waitForSessions(200, on: .a)
+        expectWhole(try scene.finish(), scene.agents.log(.a))
+    }
+
     /// SC_MOMENTS tells how many, SC_SEED which.
     @Test func `at random moments a server is killed, stopped or busy for ever, and its sessions go on`() throws {
         let count = getenv("SC_MOMENTS").flatMap { Int(String(cString: $0)) } ?? 60
