@@ -57,6 +57,8 @@ struct SurvivalTests {
                 in: .client,
                 [Lab.program("sc-logged"), "ask", world.lab.serviceAddress(.ipv4), "7400", String(count), String(seed), String(limit)], stdin: .pipe)
             try #require(client.waitForOutputOrError("connected"), "\(client.stderr)")
+            // One that its server has not accepted yet ends with it.
+            try waitForSessions(count, on: .a)
         }
 
         /// Ends a server at once, in whatever state it is.
