@@ -53,7 +53,8 @@ var targets: [Target] = [
     .testTarget(
         name: "SCAgentTests", dependencies: ["SCAgent", "SCEngine", "SCImage", "CProc", "Support", "sc-checkpoint"], swiftSettings: strict),
     .testTarget(
-        name: "LibSCTests", dependencies: ["SC", "SCServer", "SCAgent", "SCEngine", "CProc", "Support", "sc-checkpoint"], swiftSettings: strict),
+        name: "LibSCTests", dependencies: ["SC", "SCServer", "SCAgent", "SCEngine", "CProc", "Support", "sc-checkpoint", "sc-logged"],
+        swiftSettings: strict),
     .testTarget(
         name: "EndToEndTests",
         dependencies: ["SCImage", "SCEngine", "Support", "sc-checkpoint", "sc-echo", "sc-echo-swift", "sc-fileserver", "sc-logged"],
