@@ -21,19 +21,23 @@ var targets: [Target] = [
     .target(name: "CTLS", cSettings: strictC, linkerSettings: [.linkedLibrary("ssl"), .linkedLibrary("crypto")]),
     // Only the headers of libcurl are needed here: the library is loaded at the first use of a fence.
     .target(name: "CHTTP", cSettings: strictC),
+    // The same for libzstd: archives load it when they compress.
+    .target(name: "CZstd", cSettings: strictC),
+    .target(name: "CSeal", cSettings: strictC, linkerSettings: [.linkedLibrary("crypto")]),
     // libsc itself is built by Sources/SC/Makefile; this target is for Swift servers and the tests, and its sc_wire.h for the agent.
     .target(name: "SC", exclude: ["Makefile", "sc.3", "sc.pc.in"], cSettings: strictC),
     .target(name: "SCServer", dependencies: ["SC"], swiftSettings: strict),
     .target(name: "SCEngine", dependencies: ["CProc", "CHTTP", "SCImage"], swiftSettings: strict),
-    .target(name: "SCAgent", dependencies: ["SCEngine", "SCImage", "CProc", "CTLS", "SC"], swiftSettings: strict),
+    .target(name: "SCArchive", dependencies: ["SCEngine", "SCImage", "CZstd", "CSeal"], swiftSettings: strict),
+    .target(name: "SCAgent", dependencies: ["SCArchive", "SCEngine", "SCImage", "CProc", "CTLS", "SC"], swiftSettings: strict),
     .executableTarget(
         name: "sc-checkpoint",
-        dependencies: ["SCAgent", "SCEngine", "SCImage", "CProc", .product(name: "ArgumentParser", package: "swift-argument-parser")],
+        dependencies: ["SCAgent", "SCArchive", "SCEngine", "SCImage", "CProc", .product(name: "ArgumentParser", package: "swift-argument-parser")],
         swiftSettings: strict),
 
     .target(name: "CFloor", dependencies: ["CProc"], path: "Benchmarks/CFloor", cSettings: strictC),
     .executableTarget(
-        name: "sc-bench", dependencies: ["SCEngine", "SCImage", "CFloor", "Support"], path: "Benchmarks/sc-bench", swiftSettings: strict),
+        name: "sc-bench", dependencies: ["SCArchive", "SCEngine", "SCImage", "CFloor", "Support"], path: "Benchmarks/sc-bench", swiftSettings: strict),
 
     .target(name: "CSupport", path: "Tests/CSupport", cSettings: strictC),
     .target(name: "Support", dependencies: ["CSupport"], path: "Tests/Support", swiftSettings: strict),
@@ -50,6 +54,7 @@ var targets: [Target] = [
     .testTarget(name: "CProcTests", dependencies: ["CProc", "Support"], swiftSettings: strict),
     .testTarget(name: "SCImageTests", dependencies: ["SCImage"], exclude: ["Golden"], swiftSettings: strict),
     .testTarget(name: "SCEngineTests", dependencies: ["SCEngine", "Support"], swiftSettings: strict),
+    .testTarget(name: "SCArchiveTests", dependencies: ["SCArchive", "SCEngine", "SCImage", "Support", "sc-checkpoint"], swiftSettings: strict),
     .testTarget(
         name: "SCAgentTests", dependencies: ["SCAgent", "SCEngine", "SCImage", "CProc", "Support", "sc-checkpoint"], swiftSettings: strict),
     .testTarget(
