@@ -87,6 +87,10 @@ static bool import(sc_t *sc, sc_continuation_t *c, const struct sc_wire_import *
         result = sc->callbacks.import(c, c->session, &import);
     }
     free(state);
+    if (result == SC_LATER) {
+        c->is_late = true;
+        return true;
+    }
     if (result == 0) {
         c->answer = ANSWER_READY;
         sc__mark(c);
