@@ -132,6 +132,8 @@ static apr_status_t tail(ap_filter_t *f, apr_bucket_brigade *bb) {
     // A connection that came idle has sent nothing yet.
     apr_status_t result = connection->core ? core(connection, NULL) : APR_SUCCESS;
     leave(connection);
+    // A broker that was started anew has to hear of it.
+    if (connection->slot && connection->c->data_in_output_filters) note_lasting(connection);
     return result;
 }
 

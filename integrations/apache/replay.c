@@ -286,6 +286,7 @@ apr_status_t replay_filter(struct connection *connection, apr_bucket_brigade *bb
     }
     apr_brigade_destroy(in);
     if (result != APR_SUCCESS) return result;
+    if (connection->at == IN_BODY) body_seal(connection, last_response(connection->slot));
     if (replay->is_verified) {
         APR_BRIGADE_PREPEND(bb, replay->kept);
         return APR_SUCCESS;
