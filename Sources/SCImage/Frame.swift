@@ -12,6 +12,9 @@ package struct RecordType: RawRepresentable, Hashable, Sendable {
     package static let sendQueue = RecordType(rawValue: 5)
     package static let adapter = RecordType(rawValue: 6)
     package static let state = RecordType(rawValue: 7)
+    package static let localChannel = RecordType(rawValue: 8)
+    package static let localQueue = RecordType(rawValue: 9)
+    package static let process = RecordType(rawValue: 10)
     package static let end = RecordType(rawValue: 0xff)
 
     package static let offer = RecordType(rawValue: 0x100)
@@ -27,7 +30,8 @@ package struct RecordType: RawRepresentable, Hashable, Sendable {
 extension RecordType: CustomStringConvertible {
     private static let names: [RecordType: String] = [
         .inventory: "Inventory", .session: "Session", .tcpChannel: "TCPChannel", .receiveQueue: "ReceiveQueue",
-        .sendQueue: "SendQueue", .adapter: "Adapter", .state: "State", .end: "End",
+        .sendQueue: "SendQueue", .adapter: "Adapter", .state: "State",
+        .localChannel: "LocalChannel", .localQueue: "LocalQueue", .process: "Process", .end: "End",
         .offer: "Offer", .answer: "Answer", .report: "Report", .failure: "Failure", .resolve: "Resolve", .standing: "Standing",
         .inquiry: "Inquiry", .living: "Living",
     ]

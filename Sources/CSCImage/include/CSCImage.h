@@ -14,6 +14,8 @@
 
 #include "end.pb-c.h"
 #include "inventory.pb-c.h"
+#include "local.pb-c.h"
+#include "option.pb-c.h"
 #include "session.pb-c.h"
 #include "tcp.pb-c.h"
 #include "wire.pb-c.h"

@@ -100,10 +100,17 @@ package final class OptionBaseline {
     private var fresh: [[UInt8]?] = []
 
     /// Reads the values of a fresh TCP socket of the family in the namespace.
-    package init(in namespace: NetworkNamespace, ipv6: Bool) throws(CheckpointError) {
-        known = SocketOptionList.all(ipv6: ipv6)
-        let socket = try namespace.socket(family: ipv6 ? AF_INET6 : AF_INET, type: Int32(SOCK_STREAM.rawValue))
-        fresh = known.map { Self.read($0, of: socket.raw) }
+    package convenience init(in namespace: NetworkNamespace, ipv6: Bool) throws(CheckpointError) {
+        self.init(
+            of: try namespace.socket(family: ipv6 ? AF_INET6 : AF_INET, type: Int32(SOCK_STREAM.rawValue)), SocketOptionList.all(ipv6: ipv6))
+    }
+
+    /// Reads these options of a fresh socket.
+    init(of socket: consuming OwnedDescriptor, _ options: [KnownOption]) {
+        known = options
+        let raw = socket.raw
+        fresh = options.map { Self.read($0, of: raw) }
+        _ = consume socket
     }
 
     /// The options of the socket that differ from a fresh one's.

@@ -15,6 +15,8 @@ package final class AcceptorHandover: HandoverDriver {
     private var connection: SharedDescriptor?
     private var pid: Int32 = 0
     private var offers: [SessionOffer] = []
+    private var layout: Session?
+    private var canRepeat = false
 
     /// `deadline` is the time in milliseconds that the acceptor has for each answer.
     /// An acceptor that does not run as `user` (SO_PEERCRED) is refused.
@@ -23,9 +25,10 @@ package final class AcceptorHandover: HandoverDriver {
         fresh = FreshSockets(in: namespace)
     }
 
-    package func prepare(_ offers: [SessionOffer]) throws(CheckpointError) {
+    package func prepare(_ offers: [SessionOffer], layout: Session?) throws(CheckpointError) {
         try refuseHeldFlows(offers, in: namespace)
-        self.offers = offers
+        try fresh.checkFiles(layout)
+        (self.offers, self.layout) = (offers, layout)
         let connection = try connect()
         self.connection = connection
         var (uid, gid): (UInt32, UInt32) = (0, 0)
@@ -36,8 +39,9 @@ package final class AcceptorHandover: HandoverDriver {
                 advice: "Correct services.NAME.accept in the policy, or who listens there")
         }
         let flows = offers.map { ["local": $0.flow.service.description, "peer": $0.flow.client.description, "kind": "tcp"] }
-        try send(AcceptorRequest(type: "offer", flows: flows, state_bytes: offers.reduce(0) { $0 + $1.stateBytes }))
-        try expect("accept", "to the offer")
+        try send(
+            AcceptorRequest(type: "offer", flows: flows, names: layout?.deliveries.map(\.name), state_bytes: offers.reduce(0) { $0 + $1.stateBytes }))
+        canRepeat = try expect("accept", "to the offer").repeats ?? false
     }
 
     private func connect() throws(CheckpointError) -> SharedDescriptor {
@@ -50,20 +54,24 @@ package final class AcceptorHandover: HandoverDriver {
             advice: "Start the receiving process first; it has to listen on that Unix socket")
     }
 
-    package func rebuild(_ session: Session) throws(CheckpointError) { try fresh.rebuild(session) }
+    package func rebuild(_ session: Session) throws(CheckpointError) {
+        if !canRepeat { try session.requireNoRepetition("the acceptor at \(path)") }
+        try fresh.rebuild(session)
+    }
 
     package func consent() throws(CheckpointError) {
         for entry in fresh.sessions {
-            var descriptors = entry.sockets.map(\.raw)
+            var descriptors = FreshSockets.delivered(entry.session, entry.sockets.map(\.raw) + entry.locals.descriptors)
             let state = entry.session.state
-            let file = state.isEmpty ? nil : try makeStateFile(state)
+            let repeated = entry.session.adapter?.repetition.flatMap { $0.hasOutput ? $0.output : nil } ?? []
+            let file = state.isEmpty && repeated.isEmpty ? nil : try makeStateFile(state + repeated)
             if let file { descriptors.append(file.raw) }
-            let channels = entry.session.channels.map(AcceptorChannel.init)
+            let channels = entry.session.deliveries.map { AcceptorChannel($0, of: entry.session) }
             try withExtendedLifetime(file) { () throws(CheckpointError) in
                 try send(
                     AcceptorRequest(
                         type: "session", id: entry.session.id.description, channels: channels, state_bytes: state.count,
-                        state_version: entry.session.adapter?.stateVersion),
+                        state_version: entry.session.adapter?.stateVersion, repeat_bytes: repeated.isEmpty ? nil : repeated.count),
                     descriptors: descriptors)
             }
         }
@@ -99,7 +107,7 @@ package final class AcceptorHandover: HandoverDriver {
     }
 
     private func offerAgain() throws(CheckpointError) {
-        try prepare(offers)
+        try prepare(offers, layout: layout)
         try consent()
     }
 
@@ -118,7 +126,7 @@ package final class AcceptorHandover: HandoverDriver {
     }
     package var processesToStop: [TargetProcess] { [] }
     package var rebuiltSessions: [Session] { fresh.sessions.map(\.session) }
-    package var keepsakes: [Int32] { fresh.descriptors + [connection?.raw].compactMap { $0 } }
+    package var keepsakes: [Int32] { fresh.connections + [connection?.raw].compactMap { $0 } }
     package var isLive: Bool { fresh.isLive }
 
     private func send(_ request: AcceptorRequest, descriptors: [Int32] = []) throws(CheckpointError) {
@@ -135,8 +143,9 @@ package final class AcceptorHandover: HandoverDriver {
         }
     }
 
-    private func expect(_ wanted: String, _ moment: String) throws(CheckpointError) {
-        guard let connection else { return }
+    @discardableResult
+    private func expect(_ wanted: String, _ moment: String) throws(CheckpointError) -> AcceptorReply {
+        guard let connection else { throw CheckpointError("the acceptor at \(path) has gone", why: "not connected", errno: ENOTCONN) }
         let deadline = Deadline(milliseconds: self.deadline)
         var line: [UInt8] = []
         while line.last != UInt8(ascii: "\n") {
@@ -162,5 +171,6 @@ package final class AcceptorHandover: HandoverDriver {
                 "the acceptor at \(path) declined \(moment)", why: reason, errno: ECONNREFUSED, advice: "The session stays where it was")
         }
         if let other = reply.pid, other > 0 { pid = other }
+        return reply
     }
 }

@@ -32,7 +32,12 @@ package final class TransplantHandover: HandoverDriver {
         namespace = try NetworkNamespace.of(pid: pid)
     }
 
-    package func prepare(_ offers: [SessionOffer]) throws(CheckpointError) {
+    package func prepare(_ offers: [SessionOffer], layout: Session?) throws(CheckpointError) {
+        guard layout == nil else {
+            throw CheckpointError(
+                "an unmodified server cannot receive a session of several processes", why: "only TCP connections can be put into its sockets",
+                errno: EOPNOTSUPP, advice: "Use --exec or --into, or move the connection alone, without --with-ipc")
+        }
         try refuseHeldFlows(offers, in: namespace)
         for offer in offers {
             guard let state = offer.adapter, state.name == adapter.name else {
@@ -86,6 +91,7 @@ package final class TransplantHandover: HandoverDriver {
     }
 
     package func rebuild(_ session: Session) throws(CheckpointError) {
+        try session.requireNoRepetition("a server that was never changed")
         for channel in session.channels {
             guard let guest = guests[Flow(channel)], let state = session.adapter else {
                 throw CheckpointError("the image holds a session that was not offered", why: "\(Flow(channel))", errno: EPROTO)

@@ -29,7 +29,7 @@ final class SourceTransaction {
             migration, .source,
             SourceEntry(
                 target: request.target, shell: request.shell, program: request.program, sockets: record.sockets, holders: record.holders,
-                flows: capture.flows.map(FlowText.init)))
+                flows: capture.flows.map(FlowText.init), locals: capture.group?.journalRecord, ending: capture.group?.processesToEnd.map(\.pid)))
         let keepsakes = capture.keepsakes
         let keeper = try Keeper(for: migration, .source, capacity: keepsakes.count + 1)
         self.keeper = keeper
@@ -67,7 +67,9 @@ final class SourceTransaction {
     /// After the activation: the held packets go to the target, and the connections end here without one.
     func release() throws(CheckpointError) {
         try steering?.release()
-        if local == nil { try capture.letGo() } else { capture.resume() }
+        guard local != nil else { return try capture.letGo() }
+        capture.group?.letGo()
+        capture.resume()
     }
 
     /// The move is done: first this end forgets it, then the other one may.
@@ -152,9 +154,9 @@ private final class LocalReturn {
     }
 
     func takeBack() {
-        for (socket, session) in zip(capture.sockets, sessions) {
+        for (socket, channel) in zip(capture.sockets, sessions.flatMap(\.untouched)) {
             guard let copy = try? socket.duplicate() else { continue }
-            let restored = try? RestoredSocket(session.channels[0], onto: copy, in: capture.namespace, isInPlace: true)
+            let restored = try? RestoredSocket(channel, onto: copy, in: capture.namespace, isInPlace: true)
             try? restored?.activate()
         }
     }

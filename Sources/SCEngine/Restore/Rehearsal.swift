@@ -18,7 +18,8 @@ package struct Rehearsal {
     /// A namespace with the services' addresses on its loopback, and every route through it.
     package init(for sessions: [Session]) throws(CheckpointError) {
         namespace = try NetworkNamespace.make()
-        let addresses = Set(sessions.flatMap { $0.channels.map(\.local.address.unmapped) })
+        let datagrams = sessions.flatMap(\.locals).compactMap { if case .udp(let state) = $0.detail { state.local.address.unmapped } else { nil } }
+        let addresses = Set(sessions.flatMap { $0.channels.map(\.local.address.unmapped) } + datagrams)
         var lines: [String] = []
         for address in addresses where !(address.bytes.first == 127 && !address.isIPv6) && address != IPAddress("::1") {
             lines.append(address.isIPv6 ? "address add \(address)/128 dev lo nodad" : "address add \(address)/32 dev lo")
@@ -35,6 +36,14 @@ package struct Rehearsal {
         let held = HeldSocket(OwnedDescriptor(try check(copy, "cannot duplicate the rebuilt socket")), fd: channel.fd)
         let baseline = try OptionBaseline(in: namespace, ipv6: channel.isIPv6Socket)
         return Self.compare(channel, try held.dump(options: baseline))
+    }
+
+    /// Makes the local channels of a session with what waits in them; throws what a restore would throw.
+    package func runLocals(_ session: Session) throws(CheckpointError) {
+        if session.locals.isEmpty { return }
+        var sockets: [RestoredSocket] = []
+        for channel in session.channels { sockets.append(try RestoredSocket(channel, in: namespace)) }
+        _ = try RestoredLocals(session, connections: sockets.map(\.raw), in: namespace)
     }
 
     static func compare(_ image: TCPChannel, _ rebuilt: TCPChannel) -> [Difference] {

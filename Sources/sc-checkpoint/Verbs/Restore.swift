@@ -62,6 +62,7 @@ struct Restore: ParsableCommand {
         let rehearsal = try Rehearsal(for: sessions)
         var rows: [Rehearsed.Row] = []
         for session in sessions {
+            try rehearsal.runLocals(session)
             for channel in session.channels {
                 for difference in try rehearsal.run(channel) {
                     rows.append(

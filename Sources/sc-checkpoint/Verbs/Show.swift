@@ -23,6 +23,7 @@ struct Show: ParsableCommand {
             var state_bytes: Int
             var adapter: String?
             var channels: [ChannelJSON]
+            var processes: [ProcessJSON]
         }
         var format_version: UInt16
         var complete: Bool
@@ -41,9 +42,12 @@ struct Show: ParsableCommand {
                     format_version: version, complete: true, host: inventory.host, tool: inventory.tool, command: inventory.command,
                     pid: inventory.pid,
                     created_at: inventory.createdAt,
-                    sessions: sessions.map {
+                    sessions: sessions.map { session in
                         .init(
-                            id: $0.id.description, state_bytes: $0.state.count, adapter: $0.adapter?.name, channels: $0.channels.map(ChannelJSON.init)
+                            id: session.id.description, state_bytes: session.state.count, adapter: session.adapter?.name,
+                            channels: session.channels.map(ChannelJSON.init)
+                                + session.locals.enumerated().map { ChannelJSON($1, number: session.channels.count + $0, of: session) },
+                            processes: session.processes.map(ProcessJSON.init)
                         )
                     }))
         }
@@ -51,10 +55,17 @@ struct Show: ParsableCommand {
         var number = 0
         for session in sessions {
             Terminal.print("session \(session.id), \(session.state.count) bytes of state\(session.adapter.map { ", adapter \($0.name)" } ?? "")")
+            let first = number
             for channel in session.channels {
                 describe(channel, number)
                 number += 1
             }
+            for channel in session.locals {
+                channel.describe(number, first: first)
+                if data { dump("queue", channel.queue) }
+                number += 1
+            }
+            for process in session.processes { sc_checkpoint.describe(process, first: first) }
         }
     }
 
@@ -97,13 +108,15 @@ struct Show: ParsableCommand {
 
     private func writeQueue(_ name: String, _ sessions: [Session]) throws {
         let parts = name.split(separator: ":")
-        let channels = sessions.flatMap(\.channels)
+        // A local channel has what waits to be read from it.
+        let channels = sessions.flatMap { session in session.channels.map { ($0.receiveQueue, $0.sendQueue) } + session.locals.map { ($0.queue, []) }
+        }
         guard parts.count == 2, let number = Int(parts[0]), channels.indices.contains(number), parts[1] == "in" || parts[1] == "out" else {
             throw CheckpointError(
                 "there is no queue \(name)", why: "the image has \(channels.count) channel\(channels.count == 1 ? "" : "s")", errno: EINVAL,
                 advice: "Write CHANNEL:in or CHANNEL:out, as in 0:out", outcome: .usage)
         }
-        let bytes = parts[1] == "in" ? channels[number].receiveQueue : channels[number].sendQueue
+        let bytes = parts[1] == "in" ? channels[number].0 : channels[number].1
         do throws(ImageError) {
             try ImageFile.write(output) { sink throws(ImageError) in
                 var sink = sink
