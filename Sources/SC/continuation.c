@@ -154,7 +154,23 @@ int sc_parked(sc_continuation_t *c) {
     return 0;
 }
 
+int sc_ready(sc_continuation_t *c) {
+    if (c->state != IMPORTED || !c->is_late) return -ESTALE;
+    c->is_late = false;
+    c->answer = ANSWER_READY;
+    sc__mark(c);
+    sc__flush(c->sc);
+    return 0;
+}
+
 int sc_refuse(sc_continuation_t *c, const char *reason) {
+    if (c->state == IMPORTED && c->is_late) {
+        sc__send_refused(c->sc, c->id, ECONNREFUSED, reason);
+        // The agent forgets it with the refusal.
+        c->known = c->is_dirty;
+        sc_end(c);
+        return 0;
+    }
     if (c->state != PARKING) return -ESTALE;
     c->state = RUNNING;
     c->answer = ANSWER_REFUSED;

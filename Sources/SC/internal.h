@@ -48,6 +48,7 @@ struct sc_continuation {
     enum answer answer;
     char reason[SC_WIRE_REASON];
     bool ended, known, is_dirty;
+    bool is_late; // imported, and the server has not answered yet
     sc_continuation_t *next_dirty;
 };
 

@@ -95,11 +95,15 @@ static bool import(sc_t *sc, sc_continuation_t *c, const struct sc_wire_import *
         sc->called++;
         result = sc->callbacks.import(c, c->session, &import);
     }
-    bool is_kept = result == 0 && sc__memory_export(c, state, packet->state_length, packet->state_version);
+    bool is_kept = result >= 0 && sc__memory_export(c, state, packet->state_length, packet->state_version);
     free(state);
-    if (result == 0 && c->repeat && !(is_kept && sc__repeat_publish(c))) {
+    if (result >= 0 && c->repeat && !(is_kept && sc__repeat_publish(c))) {
         sc__send_refused(sc, c->id, EOPNOTSUPP, "the server keeps no log, and its output would come twice");
         sc__gone(c);
+        return true;
+    }
+    if (result == SC_LATER) {
+        c->is_late = true;
         return true;
     }
     if (result == 0) {

@@ -15,7 +15,7 @@
 //
 //   7. callback `offer`: sc_accept(offer, session, &c) or sc_decline(offer, reason). The session still runs elsewhere; nothing is lost by declining
 //   8. callback `import`: build the session from its state and its descriptors, which are associated already. Return 0, or a negative errno to
-//      refuse. Do not touch the descriptors until
+//      refuse (or SC_LATER, and call sc_ready or sc_refuse). Do not touch the descriptors until
 //        `resume`: it is live. Serve it: add the descriptors to the event loop, and look for input that waits
 //        `gone`:   it does not come. As in 5
 //
@@ -83,6 +83,9 @@ typedef struct sc_import {
     const char *const *roles; // as the exporter had associated them
 } sc_import_t;
 
+/// What `import` returns when it cannot tell yet.
+#define SC_LATER 1
+
 /// What a server does when it is asked. Any of them may be NULL: without `park` sessions cannot leave, without `offer` and `import` none come.
 typedef struct sc_callbacks {
     size_t size; // sizeof(sc_callbacks_t): later versions have more
@@ -94,7 +97,8 @@ typedef struct sc_callbacks {
     void (*gone)(sc_continuation_t *c, void *session);
     /// A session would come: call sc_accept or sc_decline, now or soon.
     void (*offer)(sc_t *sc, sc_offer_t *offer, void *user);
-    /// It is here, still silent. 0: ready to serve it; negative: refused, and the descriptors are closed by the library, c ends.
+    /// It is here, still silent. 0: ready to serve it; negative: refused, and the descriptors are closed by the library, c ends. SC_LATER: sc_ready or
+    /// sc_refuse follows, soon, since the client waits already; the descriptors are yours. `gone` may come first.
     int (*import)(sc_continuation_t *c, void *session, const sc_import_t *import);
 } sc_callbacks_t;
 
@@ -172,6 +176,10 @@ SC_API int sc_parked(sc_continuation_t *c);
 
 /// The session cannot be parked now; it is served on, and `resume` is not called. `reason` is shown to who asked. ESTALE as above.
 SC_API int sc_refuse(sc_continuation_t *c, const char *reason);
+
+/// After SC_LATER: the session can be served here; `resume` or `gone` follows. ESTALE: nobody waits for it any longer (`gone` has been called).
+/// sc_refuse in its place refuses it, with a reason for who asked, and ends c; close the descriptors then.
+SC_API int sc_ready(sc_continuation_t *c);
 
 /// Sessions may come (1) or not (0, the default). EINVAL: there are no callbacks for them.
 SC_API int sc_accept_offers(sc_t *sc, int accept);
