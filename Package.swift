@@ -48,6 +48,7 @@ var targets: [Target] = [
     .executableTarget(name: "sc-logged", dependencies: ["SC"], path: "Tests/Programs/sc-logged", cSettings: strictC),
     .executableTarget(name: "sc-echo", dependencies: ["SC"], path: "examples/echo", cSettings: strictC),
     .executableTarget(name: "sc-echo-swift", dependencies: ["SCServer"], path: "examples/echo-swift", swiftSettings: strict),
+    .executableTarget(name: "sc-fileserver", dependencies: ["SC"], path: "examples/fileserver", cSettings: strictC),
     .executableTarget(name: "sc-lab", dependencies: ["Support"], swiftSettings: strict),
     .testTarget(name: "SupportTests", dependencies: ["Support"], swiftSettings: strict),
     .testTarget(name: "CProcTests", dependencies: ["CProc", "Support"], swiftSettings: strict),
@@ -57,10 +58,12 @@ var targets: [Target] = [
     .testTarget(
         name: "SCAgentTests", dependencies: ["SCAgent", "SCEngine", "SCImage", "CProc", "Support", "sc-checkpoint"], swiftSettings: strict),
     .testTarget(
-        name: "LibSCTests", dependencies: ["SC", "SCServer", "SCAgent", "SCEngine", "CProc", "Support", "sc-checkpoint"], swiftSettings: strict),
+        name: "LibSCTests", dependencies: ["SC", "SCServer", "SCAgent", "SCEngine", "CProc", "Support", "sc-checkpoint", "sc-logged"],
+        swiftSettings: strict),
     .testTarget(
-        name: "EndToEndTests", dependencies: ["SCImage", "SCEngine", "Support", "sc-checkpoint", "sc-echo", "sc-echo-swift", "sc-logged"],
-        exclude: ["acceptor.py", "cutter.py", "drain_acceptor.py", "lines.py", "manager.py"], swiftSettings: strict),
+        name: "EndToEndTests",
+        dependencies: ["SCImage", "SCEngine", "Support", "sc-checkpoint", "sc-echo", "sc-echo-swift", "sc-fileserver", "sc-logged"],
+        exclude: ["acceptor.py", "cutter.py", "drain_acceptor.py", "files_client.py", "lines.py", "manager.py"], swiftSettings: strict),
 ]
 
 // libFuzzer brings its own main(), so a normal build must not link this one. See `make fuzz`.

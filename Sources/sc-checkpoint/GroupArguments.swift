@@ -39,6 +39,7 @@ struct GroupArguments: ParsableArguments {
             let isConnection = (name.pid ?? root.pid) == root.pid && (try? Prober().channel(name.fd, of: root).kind) == .tcp
             if isConnection { filter.descriptors.append(name.fd) } else { options.request.channels.append(name) }
         }
+        options.request.connections = filter.descriptors
         options.parkSignal = try parkSignal.map(signalNumber)
         (options.parkDeadline, options.statePath, options.digests) = (parkDeadline, statePath, digest)
         return options
@@ -70,19 +71,22 @@ struct GroupJSON: Encodable {
         var pid, fd: Int32
         /// The same for descriptors that share one open file description.
         var channel: Int
+        /// Bytes that waited to be read in the cut; null for connections.
+        var queue: Int?
     }
     var processes: [Process]
     var descriptors: [Descriptor]
     var left_out: [String]
 
-    init(_ group: SessionGroup) {
+    init(_ capture: GroupCapture) {
+        let group = capture.group
         processes = group.members.map { Process(role: $0.role, pid: $0.process.pid) }
         descriptors = group.members.flatMap { member in
             member.descriptors.map { descriptor in
                 let end = descriptor.channel - group.connections.count
                 return Descriptor(
                     name: "\(member.role).\(descriptor.name)", kind: end < 0 ? "tcp" : group.ends[end].kind.rawValue, pid: member.process.pid,
-                    fd: descriptor.fd, channel: descriptor.channel)
+                    fd: descriptor.fd, channel: descriptor.channel, queue: end < 0 ? nil : capture.channels[end].queue.count)
             }
         }
         left_out = group.leftOut
@@ -90,13 +94,14 @@ struct GroupJSON: Encodable {
 }
 
 /// What was chosen, for a person.
-func printGroup(_ group: SessionGroup) {
-    for text in group.leftOut { Terminal.note("left out \(text)") }
-    let document = GroupJSON(group)
+func printGroup(_ capture: GroupCapture) {
+    let document = GroupJSON(capture)
+    for text in document.left_out { Terminal.note("left out \(text)") }
     Terminal.print("session of \(document.processes.count) process\(document.processes.count == 1 ? "" : "es")")
     Terminal.table(
-        ["NAME", "KIND", "PID", "FD", "CHANNEL"],
-        document.descriptors.map { [$0.name, $0.kind, String($0.pid), String($0.fd), String($0.channel)] }, right: [2, 3, 4])
+        ["NAME", "KIND", "PID", "FD", "CHANNEL", "QUEUE"],
+        document.descriptors.map { [$0.name, $0.kind, String($0.pid), String($0.fd), String($0.channel), $0.queue.map { String($0) } ?? "-"] },
+        right: [2, 3, 4, 5])
 }
 
 /// An adapter brings one connection of an unmodified server to its place, so it has no use for what is beside it.

@@ -24,7 +24,13 @@ package final class LocalCapture {
         var copies: [SharedDescriptor] = []
         for end in group.ends {
             let (member, fd) = end.holders[0]
-            copies.append(SharedDescriptor(try group.members[member].process.duplicate(fd)))
+            let process = group.members[member].process
+            guard let copy = process.duplicate(fd, withInode: end.inode) else {
+                throw CheckpointError(
+                    "cannot take a copy of descriptor \(fd) of process \(process.pid) (\(process.command))", why: "it became another one meanwhile",
+                    errno: ESTALE, advice: "Try again")
+            }
+            copies.append(SharedDescriptor(copy))
         }
         self.copies = copies
         unix = group.ends.contains { $0.kind == .unix } ? try UnixSockets(in: namespace).byInode : [:]
@@ -100,10 +106,21 @@ package final class LocalCapture {
     private func fileState(_ end: SessionGroup.End, _ raw: Int32) throws(CheckpointError) -> RegularFileState {
         var stat = cproc_stat()
         try check(cproc_fstat(raw, &stat), "its file")
-        var state = RegularFileState(path: Array(end.path.utf8), size: stat.size, modified: stat.mtime_ns)
+        // What a running process had under this number may be another file by now.
+        let path = ownLink(of: raw)
+        guard path.hasPrefix("/"), !path.hasSuffix(" (deleted)") else {
+            throw CheckpointError("its file has gone", why: path, errno: ENOENT, advice: "Leave it behind with --leave")
+        }
+        var state = RegularFileState(path: Array(path.utf8), size: stat.size, modified: stat.mtime_ns)
         state.position = UInt64(try check(lseek(raw, 0, SEEK_CUR), "its position"))
         state.sha256 = digests.known(stat) ?? []
         return state
+    }
+
+    private func ownLink(of raw: Int32) -> String {
+        var link = [CChar](repeating: 0, count: 4097)
+        let count = max(0, readlink("/proc/self/fd/\(raw)", &link, link.count))
+        return String(decoding: link.prefix(count).map { UInt8(bitPattern: $0) }, as: UTF8.self)
     }
 
     // MARK: Queues
@@ -194,11 +211,8 @@ package final class LocalCapture {
         for (index, other) in (connections + copies.map(\.raw)).enumerated() where inode(of: other) == inode(of: raw) {
             if try check(cproc_same_file(getpid(), raw, getpid(), other), "comparing descriptors") == 0 { return index }
         }
-        var link = [CChar](repeating: 0, count: 256)
-        let count = max(0, readlink("/proc/self/fd/\(raw)", &link, link.count))
-        let name = String(decoding: link.prefix(count).map { UInt8(bitPattern: $0) }, as: UTF8.self)
         throw CheckpointError(
-            "a descriptor travels in its queue", why: "\(name) is no channel of the session", errno: EOPNOTSUPP,
+            "a descriptor travels in its queue", why: "\(ownLink(of: raw)) is no channel of the session", errno: EOPNOTSUPP,
             advice: "Try again when it has been received")
     }
 

@@ -37,11 +37,19 @@ struct GroupChannels {
         _ former: SessionGroup, root: TargetProcess, _ request: GroupRequest, namespace: NetworkNamespace
     ) throws(CheckpointError) -> SessionGroup {
         var group = former
-        (group.ends, group.leftOut) = ([], [])
+        group.ends = []
         for index in group.members.indices { group.members[index].descriptors = [] }
         let table = DescriptorTable(of: former.processesToStop)
         var channels = GroupChannels(group, root: root.pid, request, table: table, unix: try UnixSockets(in: namespace).byInode, nil)
         for link in former.leftLinks { channels.decided[link] = false }
+        return try channels.run()
+    }
+
+    /// A group of which nobody but those in the table has to be looked at.
+    static func found(
+        _ group: SessionGroup, root: Int32, _ request: GroupRequest, table: DescriptorTable, unix: [UInt64: UnixSockets.Entry]
+    ) throws(CheckpointError) -> SessionGroup {
+        var channels = GroupChannels(group, root: root, request, table: table, unix: unix, nil)
         return try channels.run()
     }
 
@@ -163,6 +171,15 @@ struct GroupChannels {
         return fcntl(copy.raw, F_GETFL) & O_ACCMODE
     }
 
+    /// Only one end of a pipe was found, and yet the other is open somewhere: in another PID namespace, or in flight.
+    private func hasUnseenEnd(_ ends: [[DescriptorTable.Holder]]) -> Bool {
+        guard ends.count == 1, let holder = ends[0].first, table.link(of: holder)?.hasPrefix("pipe:") == true,
+            let copy = try? table.processes[holder.pid]?.duplicate(holder.fd)
+        else { return false }
+        // poll(2): a writing end without readers has POLLERR, a reading end without writers POLLHUP.
+        return cproc_poll(copy.raw, 0, 0) & Int32(POLLERR | POLLHUP) == 0
+    }
+
     private mutating func decide(_ link: String, _ member: Int, _ fd: Int32) throws(CheckpointError) -> Bool {
         let ends = ends(of: link)
         let all = ends.flatMap { $0 }
@@ -173,7 +190,11 @@ struct GroupChannels {
         if inside.isSubset(of: shared), !isNamed { return false }
         let isPrivate = Set(all.map(\.pid)).count == 1 && ends.count > 1
         if isPrivate, !isNamed { return false }
-        if let outer = ends.first(where: { end in !end.contains { members.contains($0.pid) } }) {
+        if let server = finder?.serverHolding(link), !isNamed {
+            leave(link, member, fd, "it leads to, or was inherited from, process \(server), which started the process")
+            return false
+        }
+        if let outer = ends.first(where: { end in !end.contains { members.contains($0.pid) } }) ?? (hasUnseenEnd(ends) ? [] : nil) {
             return try leads(out: link, to: outer, member, fd, isNamed: isNamed)
         }
         for other in all where !members.contains(other.pid) {
@@ -199,10 +220,6 @@ struct GroupChannels {
             let inside = (table.holders[link] ?? []).filter { members.contains($0.pid) }
             if inside.allSatisfy({ $0.fd <= 2 }) {
                 leave(link, member, fd, "a standard stream, to \(names.isEmpty ? "nobody" : names)")
-                return false
-            }
-            if let finder, !others.isEmpty, others.allSatisfy(finder.isServerProcess) {
-                leave(link, member, fd, "it leads to \(names), which started the process")
                 return false
             }
             if isOneWayClient(link) {
@@ -308,7 +325,7 @@ struct GroupChannels {
 }
 
 extension SessionGroup {
-    fileprivate static func of(_ processes: [TargetProcess], shared: Set<Int32>, _ connections: [SelectedSession]) -> SessionGroup {
+    static func of(_ processes: [TargetProcess], shared: Set<Int32>, _ connections: [SelectedSession]) -> SessionGroup {
         let members = zip(processes, roles(of: processes)).map { Member(process: $0, role: $1, isShared: shared.contains($0.pid)) }
         return SessionGroup(connections: connections, members: members, ends: [])
     }

@@ -1,7 +1,8 @@
 // Which processes serve a session, and which of their channels belong to it.
 //
-// The processes: those that hold the connection; from them, over unnamed Unix sockets and pipes, those at the other ends, and so on. The way ends at a
-// process that serves other sessions too (a worker that all share), and at the server that started them. What is not clear is refused, with the choice.
+// The processes: those that hold the connection; from them, over unnamed Unix sockets and pipes, those at the other ends, and so on, as long as they are
+// of one family. The way ends at a process that serves other sessions too (a worker that all share), and at the server that started them. What is not
+// clear is refused, with the choice.
 
 import CProc
 import Glibc
@@ -11,6 +12,8 @@ import SCImage
 package struct GroupRequest: Sendable, Equatable {
     /// The channels besides the TCP connections; empty: they are found.
     package var channels: [DescriptorName] = []
+    /// TCP connections that were named by their descriptors: only so may a session have several.
+    package var connections: [Int32] = []
     /// Descriptors that stay behind.
     package var leave: [DescriptorName] = []
     /// All children of the process are of the session.
@@ -29,33 +32,50 @@ struct GroupFinder {
     /// Holders of the connections; the search begins here.
     private var serving: [Int32] = []
     private var servers: Set<Int32> = []
+    /// Of one family are the descendants of this one: the topmost process above a serving one that runs the same program.
+    private var familyRoot: Int32
 
     init(_ root: TargetProcess, _ connections: [SelectedSession], _ request: GroupRequest) throws(CheckpointError) {
+        guard connections.count == 1 || connections.allSatisfy({ request.connections.contains($0.channel.fd) }) else {
+            throw CheckpointError(
+                "cannot tell which connections make up the session", why: "\(connections.count) are selected, and --with-ipc moves one session",
+                errno: EINVAL, advice: "Name its connection with --peer ADDR:PORT, or each of them with --fd", outcome: .usage)
+        }
         (self.root, self.connections, self.request) = (root, connections, request)
         table = .ofSystem()
         unix = try UnixSockets(in: NetworkNamespace.of(pid: root.pid)).byInode
+        familyRoot = root.pid
         for connection in connections {
             for pid in holders(ofSocket: connection.channel.inode) where !serving.contains(pid) { serving.append(pid) }
         }
+        guard let first = serving.first, let ancestors = table.processes[first]?.ancestors else { return }
         servers = Set(serving.flatMap { table.processes[$0]?.ancestors ?? [] }.filter { !serving.contains($0) && isServer($0) })
+        familyRoot = ancestors.prefix { isSameProgram($0, first) }.last ?? first
     }
 
     private func holders(ofSocket inode: UInt64) -> [Int32] { (table.holders["socket:[\(inode)]"] ?? []).map(\.pid) }
 
     /// A process above a serving one that listens, or that runs another program: the server itself, or whoever supervises it.
     private func isServer(_ pid: Int32) -> Bool {
-        guard let process = table.processes[pid], let first = serving.first else { return true }
-        var program = stat()
-        var other = stat()
-        guard stat("/proc/\(pid)/exe", &program) == 0, stat("/proc/\(first)/exe", &other) == 0,
-            program.st_ino == other.st_ino, program.st_dev == other.st_dev
-        else { return true }
+        guard let process = table.processes[pid], let first = serving.first, isSameProgram(pid, first) else { return true }
         return ((try? Prober().channels(of: process)) ?? []).contains { $0.tcpState == .listen || $0.state == "LISTEN" }
+    }
+
+    private func isSameProgram(_ a: Int32, _ b: Int32) -> Bool {
+        var (one, other) = (stat(), stat())
+        return stat("/proc/\(a)/exe", &one) == 0 && stat("/proc/\(b)/exe", &other) == 0 && one.st_ino == other.st_ino && one.st_dev == other.st_dev
+    }
+
+    private func isFamily(_ pid: Int32) -> Bool {
+        pid == familyRoot || table.processes[pid]?.ancestors.contains(familyRoot) == true
     }
 
     /// The processes of the session in the order in which they were found, and those among them that serve others too.
     func members() throws(CheckpointError) -> (pids: [Int32], shared: Set<Int32>) {
-        guard request.channels.isEmpty else { return (try namedMembers(), []) }
+        guard request.channels.isEmpty else {
+            let pids = try namedMembers()
+            return (pids, Set(pids.filter(servesOthers)))
+        }
         var pids = serving
         if request.tree { for process in root.tree() where !pids.contains(process.pid) { pids.append(process.pid) } }
         for pid in pids { try requireOneSession(pid) }
@@ -122,8 +142,8 @@ struct GroupFinder {
     private func neighbours(of pid: Int32) -> [Int32] {
         var result: [Int32] = []
         for (fd, link) in table.links[pid] ?? [] where fd > 2 && !isLeft(pid, fd) {
-            guard isUnnamed(link) else { continue }
-            for other in ends(of: link) where other.pid != pid && !servers.contains(other.pid) && other.pid != 1 && !result.contains(other.pid) {
+            guard isUnnamed(link), serverHolding(link) == nil else { continue }
+            for other in ends(of: link) where other.pid != pid && !result.contains(other.pid) && isFamily(other.pid) {
                 result.append(other.pid)
             }
         }
@@ -151,5 +171,6 @@ struct GroupFinder {
     /// Its other connections make a process one that serves another session too.
     func servesAnother(_ pid: Int32) -> Bool { !otherConnections(of: pid).isEmpty }
 
-    func isServerProcess(_ pid: Int32) -> Bool { servers.contains(pid) || pid == 1 }
+    /// A process that started the session's and has an end of this channel: then it is the server's, and the session's have inherited it.
+    func serverHolding(_ link: String) -> Int32? { ends(of: link).first { servers.contains($0.pid) || $0.pid == 1 }?.pid }
 }

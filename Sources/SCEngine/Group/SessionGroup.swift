@@ -56,6 +56,21 @@ package struct SessionGroup {
 }
 
 extension SessionGroup {
+    /// The group without one of its ends, and without the descriptors of it.
+    mutating func remove(end index: Int) {
+        let channel = connections.count + index
+        ends.remove(at: index)
+        for other in ends.indices {
+            guard let peer = ends[other].peer else { continue }
+            ends[other].peer = peer == index ? nil : peer > index ? peer - 1 : peer
+        }
+        for member in members.indices {
+            members[member].descriptors = members[member].descriptors.filter { $0.channel != channel }.map {
+                SessionDescriptor(fd: $0.fd, channel: $0.channel > channel ? $0.channel - 1 : $0.channel, name: $0.name)
+            }
+        }
+    }
+
     /// Gives every descriptor its name: what it is and who is at the other end, which is the same after any number of moves, unlike numbers.
     ///
     ///     front.tcp   front.unix-worker   worker.unix-front   worker.pipe-to-logger   logger.pipe-from-worker   worker.file-big.iso

@@ -39,7 +39,7 @@ package struct MigrationResult: Sendable {
     /// The target's name, and the process that has the sessions now.
     package var host: String
     /// Of a session of several processes, as it was moved or would be.
-    package var group: SessionGroup?
+    package var group: GroupCapture?
 }
 
 /// Moves the sessions. On any error before the decision the sessions go on at the source and nothing is left behind.
@@ -88,11 +88,21 @@ package final class MigrationSource {
     }
 
     package func run() throws(CheckpointError) -> MigrationResult {
-        let group = try request.group.map { options throws(CheckpointError) in
+        var group = try request.group.map { options throws(CheckpointError) in
             try GroupCapture(root ?? selection.chosen[0].process, selection.chosen, options)
         }
         // A group is stopped as a whole: a server that parks its part alone would leave the others running.
         let parking = group == nil ? try request.parking?(Set(selection.chosen.map(\.channel.inode))) : nil
+        if let declared = parking?.groups.first {
+            guard parking!.groups.count == 1, parking!.sockets.isSubset(of: Set(selection.chosen.map(\.channel.inode))),
+                selection.chosen.allSatisfy({ parking!.sockets.contains($0.channel.inode) })
+            else {
+                throw CheckpointError(
+                    "cannot move these sessions together", why: "one of them is served by several processes, and moves alone", errno: EOPNOTSUPP,
+                    advice: "Move them one by one, with --peer, or let drain do it")
+            }
+            group = try GroupCapture(declared, selection.chosen)
+        }
         let capture = try SessionCapture(selection.chosen, isGuarded: false, parking: parking, group: group)
         let adapter = try chosenAdapter()
         let adapterStates = try capture.learn(adapter, options: request.adapterOptions)
@@ -111,13 +121,12 @@ package final class MigrationSource {
             refused: selection.refused.map {
                 (Flow(client: $0.channel.peerAddress ?? $0.channel.localAddress!, service: $0.channel.localAddress!), $0.channel.reason ?? "")
             },
-            blackout: 0, timeline: timeline, host: answer.host, group: group?.group)
+            blackout: 0, timeline: timeline, host: answer.host, group: group)
         if request.dryRun {
             result.migrated = []
             return result
         }
         try move(capture, adapter, adapterStates, answer, link)
-        result.group = group?.group
         result.timeline = timeline
         result.blackout = timeline.span(.park, .release)
         return result

@@ -143,7 +143,8 @@ extension Session {
     func requireNoRepetition(_ receiver: String) throws(CheckpointError) {
         guard adapter?.repetition?.hasOutput == true else { return }
         throw CheckpointError(
-            "\(receiver) cannot go on with \(Flow(channels[0]))", why: "its output since the last export would reach the client twice", errno: EOPNOTSUPP,
+            "\(receiver) cannot go on with \(Flow(channels[0]))", why: "its output since the last export would reach the client twice",
+            errno: EOPNOTSUPP,
             advice: "Give it to a server of its service that keeps a log (sc_log)")
     }
 }

@@ -70,7 +70,7 @@ struct Snapshot: ParsableCommand {
             try store(sessions, of: root)
             ids = sessions.map(\.id)
         }
-        report(ids, selection.refused, stopped, group?.group)
+        report(ids, selection.refused, stopped, group)
     }
 
     private func store(_ sessions: [Session], of root: TargetProcess) throws(CheckpointError) {
@@ -95,7 +95,7 @@ struct Snapshot: ParsableCommand {
         }
     }
 
-    private func report(_ ids: [SessionID], _ refused: [SelectedSession], _ stopped: [Int32], _ group: SessionGroup?) {
+    private func report(_ ids: [SessionID], _ refused: [SelectedSession], _ stopped: [Int32], _ group: GroupCapture?) {
         let skipped = refused.map { Document.Skipped(local: $0.channel.local, peer: $0.channel.peer, reason: $0.channel.reason ?? "") }
         if json {
             if output != "-" {
