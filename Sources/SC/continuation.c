@@ -211,6 +211,7 @@ int sc_accept_offers(sc_t *sc, int accept) {
 
 const char *sc_offer_local(const sc_offer_t *offer) { return offer->local; }
 const char *sc_offer_peer(const sc_offer_t *offer) { return offer->peer; }
+uint32_t sc_offer_state_version(const sc_offer_t *offer) { return offer->state_version; }
 size_t sc_offer_state_bytes(const sc_offer_t *offer) { return offer->state_bytes; }
 
 void sc__free_offer(sc_offer_t *offer) {

@@ -56,6 +56,7 @@ struct sc_offer {
     sc_t *sc; // NULL: withdrawn
     uint64_t id;
     size_t state_bytes;
+    uint32_t state_version;
     char local[64], peer[64];
     char part[SC_WIRE_PART];
     unsigned char group[SC_WIRE_GROUP];

@@ -56,6 +56,7 @@ static bool offer(sc_t *sc, const struct sc_wire_offer *packet) {
     offer->sc = sc;
     offer->id = packet->head.continuation;
     offer->state_bytes = packet->state_bytes;
+    offer->state_version = packet->state_version;
     snprintf(offer->local, sizeof offer->local, "%.*s", (int)sizeof packet->local - 1, packet->local);
     snprintf(offer->peer, sizeof offer->peer, "%.*s", (int)sizeof packet->peer - 1, packet->peer);
     if (sc->part.head.continuation == offer->id) {

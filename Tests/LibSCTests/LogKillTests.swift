@@ -35,7 +35,8 @@ private struct Cipher {
         let agent = try FakeAgent(Self.path)
         let child = try spawn(
             [Lab.program("sc-logged"), "serve", "127.0.0.1", String(port)] + options,
-            environment: currentEnvironment().filter { !$0.hasPrefix("SC_AGENT_SOCKET=") } + ["SC_AGENT_SOCKET=\(Self.path)"], in: nil, standard: (-1, -1, 2), passing: [], listenPID: false)
+            environment: currentEnvironment().filter { !$0.hasPrefix("SC_AGENT_SOCKET=") } + ["SC_AGENT_SOCKET=\(Self.path)"], in: nil,
+            standard: (-1, -1, 2), passing: [], listenPID: false)
         var isAlive = true
         func endServer() {
             guard isAlive else { return }

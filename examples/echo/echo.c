@@ -93,6 +93,8 @@ static void gone(sc_continuation_t *c, void *what) {
 
 static void offer(sc_t *sc, sc_offer_t *offer, void *user) {
     (void)sc, (void)user;
+    uint32_t version = sc_offer_state_version(offer);
+    if (version != 0 && version != STATE_VERSION) return sc_decline(offer, "its state has a form that this server does not know");
     struct session *session = calloc(1, sizeof *session);
     if (session == NULL) return sc_decline(offer, "no memory");
     session->fd = -1;

@@ -192,6 +192,9 @@ SC_API const char *sc_offer_local(const sc_offer_t *offer);
 SC_API const char *sc_offer_peer(const sc_offer_t *offer);
 SC_API size_t sc_offer_state_bytes(const sc_offer_t *offer);
 
+/// The form of the state, as the exporter's sc_open has it; 0: not known. One that this server cannot import is declined now, while that costs nothing.
+SC_API uint32_t sc_offer_state_version(const sc_offer_t *offer);
+
 /// Yes: `*out` is the continuation that will be imported. The offer is no more. ESTALE: it has been withdrawn; ENOMEM.
 SC_API int sc_accept(sc_offer_t *offer, void *session, sc_continuation_t **out);
 /// No, with a reason that the one who asked is shown. The offer is no more.

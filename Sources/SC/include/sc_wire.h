@@ -126,7 +126,8 @@ struct sc_wire_park {
 
 struct sc_wire_offer {
     struct sc_wire_head head;
-    uint32_t state_bytes, reserved; // at most
+    uint32_t state_bytes;     // at most
+    uint32_t state_version;   // 0: not known
     char local[64], peer[64];       // IP:PORT, IPv6 in brackets
 };
 

@@ -115,6 +115,12 @@ package final class SessionCapture {
         return try logged.resolve(read: counted.read, written: counted.written)
     }
 
+    /// The form of the state that the sessions' servers export; 0: not known, or several.
+    package var stateVersion: UInt32 {
+        let versions = Set(parking?.stateVersions.values.map(\.self) ?? [])
+        return parking?.stateVersions.count == selected.count && versions.count == 1 ? versions.first! : 0
+    }
+
     /// What the processes of a declared group said when they parked.
     package var parkedParts: [ParkedSession.PartState] { parked.values.first { !$0.parts.isEmpty }?.parts ?? [] }
 

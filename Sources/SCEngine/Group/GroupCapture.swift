@@ -67,6 +67,15 @@ package final class GroupCapture: @unchecked Sendable {
         channels = try capture(withQueues: false, connections: group.connections.map { _ in -1 }).1
     }
 
+    /// The processes for an offer.
+    package var offered: [SessionProcess] {
+        var processes = group.processes
+        for index in processes.indices {
+            processes[index].stateVersion = declared?.parts.first { $0.name == processes[index].role }?.stateVersion ?? 0
+        }
+        return processes
+    }
+
     /// All that have to be stopped for the cut.
     package var processesToStop: [TargetProcess] { declared == nil ? group.processesToStop : [] }
 

@@ -144,7 +144,8 @@ package final class MigrationSource {
         }
         offer.queueBytes = UInt64(selection.chosen.reduce(0) { $0 + $1.channel.receiveQueue + $1.channel.sendQueue })
         offer.stateBytes = UInt64(request.state.count + capture.exportLimit + (capture.group?.state.count ?? 0))
-        if let group = capture.group { (offer.locals, offer.processes) = (group.channels, group.group.processes) }
+        offer.stateVersion = capture.stateVersion
+        if let group = capture.group { (offer.locals, offer.processes) = (group.channels, group.offered) }
         offer.deadlineMilliseconds = UInt32(clamping: request.deadline)
         offer.dryRun = request.dryRun
         offer.fence = request.fence ?? ""

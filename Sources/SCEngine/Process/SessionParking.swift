@@ -35,9 +35,11 @@ package struct DeclaredGroup: Sendable {
         package var pid: Int32
         /// Its numbers of the session's channels, and what it calls them.
         package var descriptors: [(fd: Int32, role: String)]
+        /// The form of the state that it exports.
+        package var stateVersion: UInt32
 
-        package init(name: String, pid: Int32, descriptors: [(fd: Int32, role: String)]) {
-            (self.name, self.pid, self.descriptors) = (name, pid, descriptors)
+        package init(name: String, pid: Int32, descriptors: [(fd: Int32, role: String)], stateVersion: UInt32) {
+            (self.name, self.pid, self.descriptors, self.stateVersion) = (name, pid, descriptors, stateVersion)
         }
     }
 
@@ -53,6 +55,8 @@ package struct DeclaredGroup: Sendable {
 package protocol SessionParking: AnyObject {
     /// Sockets, by inode, whose servers take part.
     var sockets: Set<UInt64> { get }
+    /// By socket, the form of the state that its server exports.
+    var stateVersions: [UInt64: UInt32] { get }
     /// The sessions among them that several processes serve.
     var groups: [DeclaredGroup] { get }
     /// Those that can be taken from servers that do not answer, by what they keep in shared memory.
