@@ -100,6 +100,43 @@ struct LibSCTests {
         #expect(lines.error.isEmpty && lines.answered == lines.sent && lines.sent > 100, "\(lines)")
     }
 
+    @Test func `a snapshot has the state of the server, and a session is carried by hand into another one`() throws {
+        let scene = try Scene()
+        usleep(100_000)
+        let image = "\(scene.world.lab.folder)/echo.sci"
+        let pid = String(scene.servers[.a]!.pid)
+        let wrote = try scene.agents.tool(.a, ["snapshot", pid, "--all", "-o", image])
+        try #require(wrote.status == 0, "\(wrote.stderr)")
+        let shown = try scene.world.json(.a, ["show", image], as: ShownStates.self)
+        // lines, bytes, the length of the incomplete line.
+        #expect(shown.sessions.first?.state_bytes ?? 0 >= 20, "\(shown)")
+        usleep(100_000)
+        let took = try scene.agents.tool(.a, ["snapshot", pid, "--all", "--take", "-o", image])
+        try #require(took.status == 0, "\(took.stderr)")
+        try scene.world.lab.routeService(to: .b)
+        let restored = try scene.agents.tool(.b, ["restore", image, "--into", "\(scene.world.lab.folder)/run-b/servers/echo.sock"])
+        #expect(restored.status == 0, "\(restored.stderr)\(scene.agents.log(.b))")
+        let released = try scene.agents.tool(.a, ["release", image])
+        #expect(released.status == 0, "\(released.stderr)")
+        #expect(eventually(within: .seconds(5)) { scene.servers[.a].map { !scene.world.channels(.a, of: $0.pid, port: 7300).contains { $0.movable } } ?? false })
+        usleep(300_000)
+        let lines = try scene.finish()
+        #expect(lines.error.isEmpty && lines.answered == lines.sent && lines.sent > 100, "\(lines)")
+    }
+
+    @Test func `a session that was taken by hand is given back to its server`() throws {
+        let scene = try Scene()
+        let image = "\(scene.world.lab.folder)/echo.sci"
+        let took = try scene.agents.tool(.a, ["snapshot", String(scene.servers[.a]!.pid), "--all", "--take", "-o", image])
+        try #require(took.status == 0, "\(took.stderr)")
+        usleep(200_000)
+        let resumed = try scene.agents.tool(.a, ["resume", image])
+        #expect(resumed.status == 0, "\(resumed.stderr)")
+        usleep(300_000)
+        let lines = try scene.finish()
+        #expect(lines.error.isEmpty && lines.answered == lines.sent && lines.sent > 100, "\(lines)")
+    }
+
     @Test func `a server that does not park in time keeps its session, and so does one whose state a target wants`() throws {
         let scene = try Scene()
         usleep(100_000)

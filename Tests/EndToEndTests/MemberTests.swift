@@ -199,6 +199,18 @@ struct MemberTests {
         try scene.finish()
     }
 
+    @Test func `a snapshot has the channels and the states of all parts, and disturbs none`() throws {
+        let scene = try Scene()
+        let image = "\(scene.world.lab.folder)/files.sci"
+        let wrote = try scene.agents.tool(
+            .a, ["snapshot", String(scene.front), "--peer", scene.world.lab.address(.client, .ipv4), "-o", image])
+        try #require(wrote.status == 0, "\(wrote.stderr)")
+        let shown = try scene.agents.tool(.a, ["show", image]).stdout
+        for name in ["front", "worker", "logger", "to-front", "lines"] { #expect(shown.contains(name), "\(name) is not in \(shown)") }
+        try #expect(scene.world.json(.a, ["show", image], as: ShownStates.self).sessions.first?.state_bytes ?? 0 > 4096)
+        try scene.finish()
+    }
+
     @Test func `a drain moves each session of several processes by itself`() throws {
         let scene = try Scene()
         let output = try scene.agents.tool(.a, ["drain", "--service", "files", "--to", "tls://b", "--config", scene.agents.policy(.a), "--json"])

@@ -175,7 +175,10 @@ package final class SessionCapture {
     /// meanwhile; only a connection that never holds still is locked for the some ten microseconds of its dump.
     package func snapshot() throws(CheckpointError) -> [TCPChannel] {
         // One that does not park or stop gives back those that did.
-        defer { stopped.resume() }
+        defer {
+            stopped.resume()
+            parking?.resume()
+        }
         try stop()
         try group?.cut(connections: sockets.map(\.raw))
         var channels: [TCPChannel] = []

@@ -91,16 +91,7 @@ package final class MigrationSource {
         }
         // A group is stopped as a whole: a server that parks its part alone would leave the others running.
         let parking = group == nil ? try request.parking?(Set(selection.chosen.map(\.channel.inode))) : nil
-        if let declared = parking?.groups.first {
-            guard parking!.groups.count == 1, parking!.sockets.isSubset(of: Set(selection.chosen.map(\.channel.inode))),
-                selection.chosen.allSatisfy({ parking!.sockets.contains($0.channel.inode) })
-            else {
-                throw CheckpointError(
-                    "cannot move these sessions together", why: "one of them is served by several processes, and moves alone", errno: EOPNOTSUPP,
-                    advice: "Move them one by one, with --peer, or let drain do it")
-            }
-            group = try GroupCapture(declared, selection.chosen)
-        }
+        if let declared = try parking?.group(of: selection.chosen) { group = declared }
         let capture = try SessionCapture(selection.chosen, isGuarded: false, parking: parking, group: group)
         let adapter = try chosenAdapter()
         let adapterStates = try capture.learn(adapter, options: request.adapterOptions)
