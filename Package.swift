@@ -49,7 +49,8 @@ var targets: [Target] = [
     .testTarget(name: "SCEngineTests", dependencies: ["SCEngine", "Support"], swiftSettings: strict),
     .testTarget(
         name: "SCAgentTests", dependencies: ["SCAgent", "SCEngine", "SCImage", "CProc", "Support", "sc-checkpoint"], swiftSettings: strict),
-    .testTarget(name: "LibSCTests", dependencies: ["SC", "SCAgent", "SCEngine", "CProc", "Support", "sc-checkpoint", "sc-logged"], swiftSettings: strict),
+    .testTarget(
+        name: "LibSCTests", dependencies: ["SC", "SCAgent", "SCEngine", "CProc", "Support", "sc-checkpoint", "sc-logged"], swiftSettings: strict),
     .testTarget(
         name: "EndToEndTests", dependencies: ["SCImage", "SCEngine", "Support", "sc-checkpoint", "sc-echo", "sc-logged"],
         exclude: ["acceptor.py", "cutter.py", "drain_acceptor.py", "lines.py", "manager.py"], swiftSettings: strict),

@@ -32,6 +32,8 @@ final class RegisteredContinuation {
     unowned let server: RegisteredServer
     var channels: [UInt32: Channel] = [:]
     var state = State.running
+    /// The kernel's counters when the server had died.
+    var counted: (read: UInt64, written: UInt64)?
 
     init(_ number: UInt64, of server: RegisteredServer) { (self.number, self.server) = (number, server) }
 }
@@ -107,7 +109,9 @@ final class RegisteredServer {
             }
         case SC_WIRE_MEMORY:
             let told = try packet.content(sc_wire_memory.self)
-            guard told.version == SC_MEMORY_VERSION, told.stride == SC_MEMORY_STRIDE, packet.descriptors.count == 1 else { throw ServerPacket.malformed }
+            guard told.version == SC_MEMORY_VERSION, told.stride == SC_MEMORY_STRIDE, packet.descriptors.count == 1 else {
+                throw ServerPacket.malformed
+            }
             memory = ServerMemory(file: packet.descriptors[0])
         case SC_WIRE_DIFFERS:
             servers.differed(number, at: self, fieldText(try packet.content(sc_wire_reason.self).text))

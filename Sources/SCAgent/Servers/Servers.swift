@@ -56,7 +56,9 @@ final class Servers {
 
     // MARK: The loop
 
-    private enum Source { case listener, acceptor(String), server(RegisteredServer), process(RegisteredServer), mover(ParkConversation), receiver(ReceiverConversation) }
+    private enum Source {
+        case listener, acceptor(String), server(RegisteredServer), process(RegisteredServer), mover(ParkConversation), receiver(ReceiverConversation)
+    }
     private var sources: [Source] = []
 
     var entries: [pollfd] {

@@ -78,7 +78,9 @@ final class ReceiverConversation {
 
     private func offer(_ message: ReceiverMessage) {
         for flow in message.flows ?? [] {
-            guard let server = servers.nextServer(of: service, local: flow.local, peer: flow.peer) else { return decline("no server of \(service) takes sessions now") }
+            guard let server = servers.nextServer(of: service, local: flow.local, peer: flow.peer) else {
+                return decline("no server of \(service) takes sessions now")
+            }
             let number = servers.nextOffer()
             var offer = sc_wire_offer()
             offer.head = packetHead(SC_WIRE_OFFER, number, sc_wire_offer.self)
@@ -125,7 +127,9 @@ final class ReceiverConversation {
         }
         if repeated > 0 {
             var record = [UInt8](repeating: 0, count: repeated)
-            guard pread(descriptors[channels.count].raw, &record, repeated, off_t(length)) == repeated else { return decline("its output cannot be read") }
+            guard pread(descriptors[channels.count].raw, &record, repeated, off_t(length)) == repeated else {
+                return decline("its output cannot be read")
+            }
             offered.server.outbox.send(packetHead(SC_WIRE_REPEAT, number, sc_wire_head.self, more: repeated), record)
         }
         var packet = sc_wire_import()

@@ -109,8 +109,8 @@ package final class SessionCapture {
         return try logged.resolve(read: counted.read, written: counted.written)
     }
 
-    /// The most bytes of state that the servers can export, and of their logs.
-    package var exportLimit: Int { (parking?.sockets.count ?? 0) * exportedStateLimit + (parking?.logged.count ?? 0) * loggedLimit }
+    /// The most bytes of state that the servers can export, and of what dead ones have logged.
+    package var exportLimit: Int { (parking?.sockets.count ?? 0) * exportedStateLimit + (parking?.orphanCount ?? 0) * loggedLimit }
 
     /// The servers park and the processes stand still until `giveBack`, `letGo` or `keepHeld`.
     package func stop() throws(CheckpointError) {

@@ -152,10 +152,20 @@ private final class LocalReturn {
     }
 
     func takeBack() {
-        for (socket, session) in zip(capture.sockets, sessions) {
-            guard let copy = try? socket.duplicate() else { continue }
-            let restored = try? RestoredSocket(session.untouched, onto: copy, in: capture.namespace, isInPlace: true)
-            try? restored?.activate()
+        for (socket, session) in zip(capture.sockets, sessions) { SCEngine.takeBack(session, into: socket, in: capture.namespace) }
+    }
+}
+
+/// Puts a session back into the socket that it was let go from. The target tells of its failure before it has closed its own sockets, and until then
+/// theirs are the 4-tuples.
+func takeBack(_ session: Session, into socket: HeldSocket, in namespace: NetworkNamespace) {
+    let deadline = Deadline(milliseconds: 5000)
+    while true {
+        do throws(CheckpointError) {
+            return try RestoredSocket(session.untouched, onto: socket.duplicate(), in: namespace, isInPlace: true).activate()
+        } catch {
+            guard error.errno == EADDRNOTAVAIL, !deadline.hasPassed else { return }
+            pause(microseconds: 1000)
         }
     }
 }
