@@ -75,8 +75,9 @@ struct LoggedAnswer: Codable, Sendable {
     var number: UInt64
     /// Which of the files that came along.
     var file: Int
-    /// There is nobody to be asked.
+    /// There is nobody to be asked, and the kernel's counters were these.
     var isOrphan: Bool
+    var read, written: UInt64?
 }
 
 /// The agent's own descriptors of sessions without a server.

@@ -118,7 +118,10 @@ struct LibSCTests {
         #expect(restored.status == 0, "\(restored.stderr)\(scene.agents.log(.b))")
         let released = try scene.agents.tool(.a, ["release", image])
         #expect(released.status == 0, "\(released.stderr)")
-        #expect(eventually(within: .seconds(5)) { scene.servers[.a].map { !scene.world.channels(.a, of: $0.pid, port: 7300).contains { $0.movable } } ?? false })
+        #expect(
+            eventually(within: .seconds(5)) {
+                scene.servers[.a].map { !scene.world.channels(.a, of: $0.pid, port: 7300).contains { $0.movable } } ?? false
+            })
         usleep(300_000)
         let lines = try scene.finish()
         #expect(lines.error.isEmpty && lines.answered == lines.sent && lines.sent > 100, "\(lines)")
@@ -228,6 +231,45 @@ struct LibSCTests {
         server.terminate()
         agents.stop()
         try world.finish()
+    }
+
+    @Test func `an echo server that is killed leaves its sessions to its successor, and that to the other host`() throws {
+        let scene = try Scene()
+        func serve(_ host: Lab.Host) throws -> Child {
+            let server = try scene.world.lab.spawn(
+                in: host, [Lab.program("sc-echo"), scene.world.lab.serviceAddress(.ipv4), "7300", "survive"],
+                environment: scene.agents.environment(host))
+            try #require(server.waitForOutputOrError("agent 1"), "\(server.stderr)")
+            return server
+        }
+        func kill(_ server: Child) throws {
+            server.signal(SIGKILL)
+            try server.wait()
+        }
+        // The ones that do not survive make room: from here on sessions come to those that do.
+        let first = try serve(.a)
+        #expect(try scene.agents.tool(.a, ["drain", String(scene.servers[.a]!.pid), "--to", "self", "--service", "echo"]).status == 0)
+        scene.servers[.a]!.terminate()
+        let second = try serve(.a)
+        usleep(100_000)
+        try kill(first)
+        let isTaken = eventually(within: .seconds(5)) {
+            (try? scene.agents.tool(.a, ["agent", "--status"]).stdout.contains("server \(second.pid) of echo, 1 sessions")) ?? false
+        }
+        #expect(isTaken, "\(scene.agents.log(.a))")
+        usleep(100_000)
+        scene.servers[.b]!.terminate()
+        scene.servers[.b] = try serve(.b)
+        second.signal(SIGSTOP)
+        let output = try scene.agents.tool(
+            .a, ["migrate", String(second.pid), "--all", "--to", "tls://b", "--service", "echo", "--park-deadline", "100"])
+        #expect(output.status == 0, "\(output.stderr)\(scene.agents.log(.b))")
+        second.signal(SIGCONT)
+        usleep(100_000)
+        #expect(second.poll() == nil)
+        second.terminate()
+        let lines = try scene.finish()
+        #expect(lines.error.isEmpty && lines.answered == lines.sent && lines.sent > 50, "\(lines)")
     }
 
     @Test func `three hundred sessions are drained, each with its own state, and come back`() throws {

@@ -34,19 +34,20 @@ struct SurvivalTests {
         var servers: [Lab.Host: [Child]] = [.a: [], .b: []]
         private(set) var client: Child!
 
-        init(orphans: String = "{}") throws {
+        init(orphans: String = "{}", _ environment: (Lab) -> [String: String] = { _ in [:] }) throws {
             world = try TwoHosts()
             agents = try Agents(
                 world, services: "{logged: {ports: [7400], peers: [\"a\", \"b\"], accept: [{server: true}], orphans: \(orphans)}}",
                 limits: "{offers_per_second: 1000}")
-            for host in [Lab.Host.a, .b] { try agents.start(host) }
+            for host in [Lab.Host.a, .b] { try agents.start(host, environment(world.lab)) }
             try agents.join()
         }
 
         @discardableResult
         func serve(_ host: Lab.Host, _ options: String...) throws -> Child {
             let server = try world.lab.spawn(
-                in: host, [Lab.program("sc-logged"), "serve", world.lab.serviceAddress(.ipv4), "7400"] + options, environment: agents.environment(host))
+                in: host, [Lab.program("sc-logged"), "serve", world.lab.serviceAddress(.ipv4), "7400"] + options,
+                environment: agents.environment(host))
             try #require(server.waitForOutputOrError("agent 1"), "\(server.stderr)\(agents.log(host))")
             servers[host]!.append(server)
             return server
@@ -166,6 +167,26 @@ struct SurvivalTests {
             old = new
         }
         expectWhole(try scene.finish())
+    }
+
+    /// The sockets were let go for the successor, and come back to the agent: their counters begin anew.
+    @Test(arguments: ["transfer-after", "rebuild-after"]) func `a successor that dies while it is given the sessions leaves them to the next one`(
+        point: String
+    ) throws {
+        let scene = try Scene {
+            ["SC_FAULT": "\(point):run:test -f \($0.folder)/victim && kill -9 $(cat \($0.folder)/victim) && rm \($0.folder)/victim"]
+        }
+        let first = try scene.serve(.a)
+        try scene.connect(4)
+        usleep(100_000)
+        let victim = try scene.serve(.a)
+        try writeFile("\(scene.world.lab.folder)/victim", "\(victim.pid)\n")
+        scene.kill(first, on: .a)
+        try #require(eventually(within: .seconds(5)) { victim.poll() != nil }, "\(scene.agents.log(.a))")
+        try scene.serve(.a)
+        try scene.waitForSessions(4, on: .a)
+        usleep(100_000)
+        expectWhole(try scene.finish(), scene.agents.log(.a))
     }
 
     @Test func `hundreds of sessions of a killed server go on in several others`() throws {

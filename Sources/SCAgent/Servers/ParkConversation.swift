@@ -58,7 +58,8 @@ final class ParkConversation {
             if place == files.count { files.append(memory.file) }
             places[ObjectIdentifier(continuation.server)] = place
             return LoggedAnswer(
-                socket: inode, role: channel.role, number: continuation.number, file: place, isOrphan: continuation.server.isDead)
+                socket: inode, role: channel.role, number: continuation.number, file: place, isOrphan: continuation.server.isDead,
+                read: continuation.counted?.read, written: continuation.counted?.written)
         }
         return (answers, files)
     }

@@ -47,6 +47,8 @@ final class RegisteredContinuation {
     var connection: Channel? { channels.values.first { $0.isConnection } }
     /// It can be served from what its server keeps in memory: a session of one process and one connection.
     var isAlone: Bool { part == nil && channels.count == 1 && connection != nil }
+    /// The kernel's counters when the server had died.
+    var counted: (read: UInt64, written: UInt64)?
 
     init(_ number: UInt64, of server: RegisteredServer) { (self.number, self.server) = (number, server) }
 }

@@ -12,6 +12,7 @@ package final class ServerParking: SessionParking {
     private let connection: SharedDescriptor
     private let deadline: Int
     private let memories: [(entry: LoggedAnswer, memory: ServerMemory)]
+    package var orphanCount: Int { memories.count { $0.entry.isOrphan } }
     package var logged: Set<UInt64> { Set(memories.map(\.entry.socket)) }
 
     /// nil: no agent runs here, or it knows none of the sockets. `deadline` is the time in milliseconds that the servers have to park.
@@ -43,7 +44,11 @@ package final class ServerParking: SessionParking {
 
     package func seize() throws(CheckpointError) -> [UInt64: LoggedSession] {
         var result: [UInt64: LoggedSession] = [:]
-        for (entry, memory) in memories { result[entry.socket] = try memory.session(entry.number, role: entry.role) }
+        for (entry, memory) in memories {
+            var session = try memory.session(entry.number, role: entry.role)
+            if let read = entry.read, let written = entry.written { session.final = (read, written) }
+            result[entry.socket] = session
+        }
         return result
     }
 

@@ -124,10 +124,10 @@ package final class SessionCapture {
     /// What the processes of a declared group said when they parked.
     package var parkedParts: [ParkedSession.PartState] { parked.values.first { !$0.parts.isEmpty }?.parts ?? [] }
 
-    /// The most bytes of state that the servers can export, and of their logs.
+    /// The most bytes of state that the servers can export, and of what dead ones have logged.
     package var exportLimit: Int {
         let servers = (parking?.sockets.count ?? 0) + (parking?.groups.reduce(0) { $0 + $1.parts.count } ?? 0)
-        return servers * exportedStateLimit + (parking?.logged.count ?? 0) * loggedLimit
+        return servers * exportedStateLimit + (parking?.orphanCount ?? 0) * loggedLimit
     }
 
     /// The servers park and the processes stand still until `giveBack`, `letGo` or `keepHeld`.

@@ -137,10 +137,7 @@ package final class SourceRecovery {
                 socket.giveBack()
                 continue
             }
-            guard let copy = try? socket.duplicate(),
-                let restored = try? RestoredSocket(channel, onto: copy, in: namespace, isInPlace: true)
-            else { continue }
-            try? restored.activate()
+            SCEngine.takeBack(channel, into: socket, in: namespace)
         }
     }
 

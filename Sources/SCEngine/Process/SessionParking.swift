@@ -61,6 +61,8 @@ package protocol SessionParking: AnyObject {
     var groups: [DeclaredGroup] { get }
     /// Those that can be taken from servers that do not answer, by what they keep in shared memory.
     var logged: Set<UInt64> { get }
+    /// How many of those have no server any longer.
+    var orphanCount: Int { get }
     /// Returns when no server touches its sessions any longer; throws when one does not park in time, and then none is parked. nil: they do not park, and
     /// all sessions can be taken all the same: stop the processes, then `seize`.
     func park() throws(CheckpointError) -> [UInt64: ParkedSession]?
