@@ -27,6 +27,7 @@ final class FileServer {
         }
         var migrated: Int
         var blackout_us: Double
+        var stages: [Migrated.Stage]
         var group: Group
     }
 
@@ -170,6 +171,7 @@ struct FileServerTests {
         let files = try FileServer()
         var blackouts: [Int] = []
         var gaps: [Int] = []
+        var stages: [String: [Int]] = [:]
         var most: [String: Int] = [:]
         var filled: [String: Int] = [:]
         for index in 0..<Self.count {
@@ -177,6 +179,7 @@ struct FileServerTests {
             let moved = try files.move(exec: index == 0, ["--end-processes"])
             #expect(moved.migrated == 1)
             blackouts.append(Int(moved.blackout_us))
+            for stage in moved.stages { stages[stage.name, default: []].append(Int(stage.duration_us)) }
             for descriptor in moved.group.descriptors {
                 let name = descriptor.name.hasPrefix("worker.file-") ? "worker.file" : descriptor.name
                 most[name] = max(most[name] ?? 0, descriptor.queue ?? 0)
@@ -189,6 +192,7 @@ struct FileServerTests {
         // Bytes were on their way in the pair and in the pipe, and a file was open.
         #expect(filled["front.unix-worker"] ?? 0 > 0 && filled["worker.pipe-to-logger"] ?? 0 > 0 && filled["worker.file"] ?? 0 > 0, "\(filled)")
         print("most bytes in flight: \(most)\nmoves with some: \(filled)")
+        print("stages, median us: \(stages.mapValues { $0.sorted()[$0.count / 2] })")
         print("blackout us, \(blackouts.count) moves: median \(blackouts.sorted()[blackouts.count / 2]), largest \(blackouts.max()!)")
         print("the client's longest silence around a move, us: median \(gaps.sorted()[gaps.count / 2]), largest \(gaps.max()!)")
         try files.finish()

@@ -191,15 +191,22 @@ package final class LocalCapture {
             }
             channel.messages += (0..<empty).map { _ in QueuedMessage(length: 0) }
             empty = 0
+            // A read of a stream goes on into the message that has descriptors, so theirs may begin later than this.
+            let plain = isStream && !passed.isEmpty ? try bytesBeforeDescriptors(socket, channel.queue.count, Int(message.length)) : 0
+            if plain > 0 { channel.append(QueuedMessage(length: plain, sender: message.senderCredentials), joining: true) }
             channel.queue += buffer.prefix(Int(message.length))
-            var queued = QueuedMessage(length: Int(message.length), sender: message.senderCredentials)
+            var queued = QueuedMessage(length: Int(message.length) - plain, sender: message.senderCredentials)
             for descriptor in passed { queued.descriptors.append(try channelIndex(of: descriptor.raw)) }
-            if isStream, queued.descriptors.isEmpty, let last = channel.messages.last, last.descriptors.isEmpty, last.sender == queued.sender {
-                channel.messages[channel.messages.count - 1].length += queued.length
-            } else {
-                channel.messages.append(queued)
-            }
+            channel.append(queued, joining: isStream)
         }
+    }
+
+    /// Of `length` bytes of a stream from `offset` on, which a peek has given together with descriptors: how many come before the message that has them.
+    private func bytesBeforeDescriptors(_ socket: Int32, _ offset: Int, _ length: Int) throws(CheckpointError) -> Int {
+        try check(cproc_setsockopt_int(socket, SOL_SOCKET, Self.peekOff, Int32(clamping: offset)), "peeking")
+        let count = Int(try check(cproc_peek_before_fds(socket, UInt32(length)), "peeking at its queue"))
+        try check(cproc_setsockopt_int(socket, SOL_SOCKET, Self.peekOff, Int32(clamping: offset + length)), "peeking")
+        return count
     }
 
     private static let peekOff: Int32 = 42  // SO_PEEK_OFF
@@ -254,6 +261,17 @@ extension SourceEntry.Local {
             descriptors.append(SharedDescriptor(copy))
         }
         withExtendedLifetime(descriptors) { LocalCapture.empty(descriptors.map(\.raw)) }
+    }
+}
+
+extension LocalChannel {
+    /// Adds a message; bytes of a stream join those before them where a reader could not tell them apart.
+    fileprivate mutating func append(_ message: QueuedMessage, joining: Bool) {
+        if joining, message.descriptors.isEmpty, let last = messages.last, last.descriptors.isEmpty, last.sender == message.sender {
+            messages[messages.count - 1].length += message.length
+        } else {
+            messages.append(message)
+        }
     }
 }
 
