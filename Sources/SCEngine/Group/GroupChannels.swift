@@ -180,7 +180,14 @@ struct GroupChannels {
         let inside = Set(all.filter { members.contains($0.pid) }.map(\.pid))
         // What a worker of all sessions shares with others of its kind belongs to no session.
         if inside.isSubset(of: shared), !isNamed { return false }
-        let isPrivate = Set(all.map(\.pid)).count == 1 && ends.count > 1
+        if isOneWay(link) {
+            guard inside.count > 1 || isNamed else {
+                leave(link, member, fd, "a datagram socket that only sends, as to a log")
+                return false
+            }
+            throw refusal(member, fd, "it is a datagram socket whose other end is not connected back", EOPNOTSUPP)
+        }
+        let isPrivate = Set(all.map(\.pid)).count == 1 && ends.count > 1 && ends.allSatisfy { !$0.isEmpty }
         if isPrivate, !isNamed { return false }
         if let server = finder?.serverHolding(link), !isNamed {
             leave(link, member, fd, "it leads to, or was inherited from, process \(server), which started the process")
@@ -214,19 +221,15 @@ struct GroupChannels {
                 leave(link, member, fd, "a standard stream, to \(names.isEmpty ? "nobody" : names)")
                 return false
             }
-            if isOneWayClient(link) {
-                leave(link, member, fd, "a datagram socket that only sends, as to a log")
-                return false
-            }
         }
         let why = names.isEmpty ? "its other end is with no process that can be seen" : "its other end is with \(names), which is not of the session"
         throw refusal(member, fd, why, EXDEV)
     }
 
-    /// Connected to a named datagram socket that is not connected back, without a name and with nothing to read: openlog(3) makes one.
-    private func isOneWayClient(_ link: String) -> Bool {
+    /// Connected to a datagram socket that is not connected back: openlog(3) makes one.
+    private func isOneWay(_ link: String) -> Bool {
         guard let inode = link.inode(of: "socket"), let socket = unix[inode], socket.type == Int32(SOCK_DGRAM.rawValue) else { return false }
-        return socket.name.isEmpty && unix[socket.peer]?.peer != inode
+        return socket.peer != 0 && unix[socket.peer]?.peer != inode
     }
 
     // MARK: The result
