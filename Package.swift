@@ -21,8 +21,9 @@ var targets: [Target] = [
     .target(name: "CTLS", cSettings: strictC, linkerSettings: [.linkedLibrary("ssl"), .linkedLibrary("crypto")]),
     // Only the headers of libcurl are needed here: the library is loaded at the first use of a fence.
     .target(name: "CHTTP", cSettings: strictC),
-    // libsc itself is built by Sources/SC/Makefile; this target is for the tests, and its sc_wire.h for the agent.
+    // libsc itself is built by Sources/SC/Makefile; this target is for Swift servers and the tests, and its sc_wire.h for the agent.
     .target(name: "SC", exclude: ["Makefile", "sc.3", "sc.pc.in"], cSettings: strictC),
+    .target(name: "SCServer", dependencies: ["SC"], swiftSettings: strict),
     .target(name: "SCEngine", dependencies: ["CProc", "CHTTP", "SCImage"], swiftSettings: strict),
     .target(name: "SCAgent", dependencies: ["SCEngine", "SCImage", "CProc", "CTLS", "SC"], swiftSettings: strict),
     .executableTarget(
@@ -40,8 +41,10 @@ var targets: [Target] = [
         name: "sc-stream", dependencies: ["CSupport"], path: "Tests/Programs/sc-stream", cSettings: strictC),
     .executableTarget(
         name: "sc-hold", dependencies: ["CSupport"], path: "Tests/Programs/sc-hold", cSettings: strictC),
+    .executableTarget(name: "sc-logged", dependencies: ["SC"], path: "Tests/Programs/sc-logged", cSettings: strictC),
     .executableTarget(name: "sc-echo", dependencies: ["SC"], path: "examples/echo", cSettings: strictC),
     .executableTarget(name: "sc-fileserver", path: "examples/fileserver", cSettings: strictC),
+    .executableTarget(name: "sc-echo-swift", dependencies: ["SCServer"], path: "examples/echo-swift", swiftSettings: strict),
     .executableTarget(name: "sc-lab", dependencies: ["Support"], swiftSettings: strict),
     .testTarget(name: "SupportTests", dependencies: ["Support"], swiftSettings: strict),
     .testTarget(name: "CProcTests", dependencies: ["CProc", "Support"], swiftSettings: strict),
@@ -49,9 +52,11 @@ var targets: [Target] = [
     .testTarget(name: "SCEngineTests", dependencies: ["SCEngine", "Support"], exclude: ["group.py"], swiftSettings: strict),
     .testTarget(
         name: "SCAgentTests", dependencies: ["SCAgent", "SCEngine", "SCImage", "CProc", "Support", "sc-checkpoint"], swiftSettings: strict),
-    .testTarget(name: "LibSCTests", dependencies: ["SC", "SCAgent", "SCEngine", "CProc", "Support", "sc-checkpoint"], swiftSettings: strict),
     .testTarget(
-        name: "EndToEndTests", dependencies: ["SCImage", "SCEngine", "Support", "sc-checkpoint", "sc-echo", "sc-fileserver"],
+        name: "LibSCTests", dependencies: ["SC", "SCServer", "SCAgent", "SCEngine", "CProc", "Support", "sc-checkpoint"], swiftSettings: strict),
+    .testTarget(
+        name: "EndToEndTests",
+        dependencies: ["SCImage", "SCEngine", "Support", "sc-checkpoint", "sc-echo", "sc-echo-swift", "sc-logged", "sc-fileserver"],
         exclude: ["acceptor.py", "files_client.py", "cutter.py", "drain_acceptor.py", "lines.py", "manager.py"], swiftSettings: strict),
 ]
 
@@ -64,7 +69,7 @@ if Context.environment["SC_FUZZ"] != nil {
 
 let package = Package(
     name: "sc-checkpoint",
-    products: [.executable(name: "sc-checkpoint", targets: ["sc-checkpoint"])],
+    products: [.executable(name: "sc-checkpoint", targets: ["sc-checkpoint"]), .library(name: "SCServer", targets: ["SCServer"])],
     dependencies: [.package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2")],
     targets: targets,
     cLanguageStandard: .gnu11

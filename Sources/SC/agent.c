@@ -40,7 +40,7 @@ static int watch(sc_t *sc, int fd, int operation, uint32_t events) {
 }
 
 int sc_open(const char *service, uint32_t state_version, const sc_callbacks_t *callbacks, void *user, unsigned flags, sc_t **out) {
-    if (!is_name(service) || strlen(service) > SC_SERVICE_MAX || flags != 0 || out == NULL) return -EINVAL;
+    if (!is_name(service) || strlen(service) > SC_SERVICE_MAX || flags & ~SC_SURVIVE || out == NULL) return -EINVAL;
     if (callbacks != NULL && callbacks->size != sizeof *callbacks) return -EINVAL;
     sc_t *sc = calloc(1, sizeof *sc);
     if (sc == NULL) return -ENOMEM;
@@ -49,10 +49,11 @@ int sc_open(const char *service, uint32_t state_version, const sc_callbacks_t *c
     sc->user = user;
     if (callbacks) sc->callbacks = *callbacks;
     sc->dirty_tail = &sc->dirty;
-    sc->socket = sc->timer = -1;
+    sc->socket = sc->timer = sc->memory = -1;
     sc->buffer = malloc(SC_WIRE_MAX);
     sc->epoll = epoll_create1(EPOLL_CLOEXEC);
     int error = sc->epoll < 0 ? -errno : sc->buffer == NULL ? -ENOMEM : find_path(sc->path) ? 0 : -ENAMETOOLONG;
+    if (error == 0 && flags & SC_SURVIVE) error = sc__memory_open(sc);
     if (error == 0) {
         sc->timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
         error = sc->timer < 0 ? -errno : watch(sc, sc->timer, EPOLL_CTL_ADD, EPOLLIN);
@@ -68,12 +69,14 @@ int sc_open(const char *service, uint32_t state_version, const sc_callbacks_t *c
 
 void sc_close(sc_t *sc) {
     if (sc == NULL) return;
+    // The sessions first: the agent must not take them for those of a process that was killed.
+    for (uint32_t i = 0; i < sc->slot_count; i++)
+        if (sc->slots[i]) sc__free(sc->slots[i]);
+    sc__memory_close(sc);
     if (sc->socket >= 0) close(sc->socket);
     if (sc->timer >= 0) close(sc->timer);
     if (sc->epoll >= 0) close(sc->epoll);
     while (sc->offers) sc__free_offer(sc->offers);
-    for (uint32_t i = 0; i < sc->slot_count; i++)
-        if (sc->slots[i]) sc__free(sc->slots[i]);
     free(sc->slots);
     free(sc->by_fd);
     free(sc->buffer);

@@ -43,6 +43,8 @@ int sc_create(sc_t *sc, void *session, sc_continuation_t **out) {
     // The agent numbers offers from 1 << 63.
     c->id = (uint64_t)(++sc->generation & 0x7fffffff) << 32 | index;
     for (int i = 0; i < SC_WIRE_CHANNELS; i++) c->channels[i].fd = -1;
+    c->log_fd = -1;
+    sc__memory_claim(c);
     sc->slots[index] = c;
     sc->free_hint = index + 1;
     *out = c;
@@ -54,6 +56,8 @@ void sc__free(sc_continuation_t *c) {
         if (c->channels[i].fd >= 0) c->sc->by_fd[c->channels[i].fd] = NULL;
     c->sc->slots[(uint32_t)c->id] = NULL;
     c->sc->free_hint = (uint32_t)c->id;
+    sc__memory_leave(c);
+    free(c->repeat);
     free(c->bytes);
     free(c);
 }
@@ -62,6 +66,7 @@ void sc_end(sc_continuation_t *c) {
     if (c == NULL || c->ended) return;
     sc_t *sc = c->sc;
     c->ended = true;
+    sc__memory_leave(c);
     for (int i = 0; i < SC_WIRE_CHANNELS; i++) {
         if (c->channels[i].fd >= 0) sc->by_fd[c->channels[i].fd] = NULL;
         c->channels[i].fd = -1;
@@ -125,6 +130,7 @@ int sc_dissociate(sc_continuation_t *c, int fd) {
         struct channel *channel = &c->channels[i];
         if (channel->fd != fd) continue;
         c->sc->by_fd[fd] = NULL;
+        if (c->log_fd == fd) sc__memory_reset(c);
         channel->fd = -1;
         channel->forget = channel->told;
         channel->told = false;
@@ -138,6 +144,8 @@ int sc_dissociate(sc_continuation_t *c, int fd) {
 int sc_export(sc_continuation_t *c, const void *bytes, size_t length) {
     if (length > SC_STATE_MAX) return -EFBIG;
     if (c->state == PARKED) return -EBUSY;
+    // What the client has already is not part of a state to which a successor could go back, until it has come again.
+    if (c->repeat == NULL && sc__memory_export(c, bytes, length, c->sc->state_version)) return 0;
     if (length > c->capacity) {
         size_t capacity = length < 64 ? 64 : length;
         void *room = realloc(c->bytes, capacity);
@@ -145,7 +153,8 @@ int sc_export(sc_continuation_t *c, const void *bytes, size_t length) {
         c->bytes = room;
         c->capacity = capacity;
     }
-    if (length) memcpy(c->bytes, bytes, length);
+    if (length) memmove(c->bytes, bytes, length);
+    c->exported = c->bytes;
     c->length = length;
     return 0;
 }
@@ -171,7 +180,9 @@ int sc_refuse(sc_continuation_t *c, const char *reason) {
 
 void sc__resume(sc_continuation_t *c) {
     if (c->state == RUNNING || c->state == ACCEPTED) return;
+    if (c->state == PARKED || c->state == IMPORTED) sc__memory_resume(c);
     c->state = RUNNING;
+    c->is_of_another = false;
     c->answer = NO_ANSWER;
     sc__mark(c);
     c->sc->called++;
@@ -216,6 +227,8 @@ int sc_accept(sc_offer_t *offer, void *session, sc_continuation_t **out) {
         (*out)->state = ACCEPTED;
         (*out)->offer = offer->id;
         (*out)->known = true;
+        // Until it is live it has read and written nothing.
+        if ((*out)->slot) (*out)->slot->has_base = 0;
         (*out)->answer = ANSWER_ACCEPTED;
         sc__mark(*out);
         sc__flush(sc);

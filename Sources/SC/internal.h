@@ -2,8 +2,9 @@
 #pragma once
 
 #include "include/sc.h"
-#include "include/sc_wire.h"
+#include "include/sc_memory.h"
 #include <stdbool.h>
+#include <stddef.h>
 #include <sys/types.h>
 
 enum state {
@@ -15,7 +16,7 @@ enum state {
 };
 
 /// A packet that says how a request ended, not sent yet.
-enum answer { NO_ANSWER, ANSWER_PARKED, ANSWER_REFUSED, ANSWER_ACCEPTED, ANSWER_READY };
+enum answer { NO_ANSWER, ANSWER_PARKED, ANSWER_REFUSED, ANSWER_ACCEPTED, ANSWER_READY, ANSWER_DIFFERS };
 
 struct channel {
     int fd; // -1: free
@@ -29,8 +30,15 @@ struct sc_continuation {
     uint64_t id; // its place in sc->slots, and a count above it that tells its successors apart
     void *session;
     struct channel channels[SC_WIRE_CHANNELS];
-    void *bytes; // the last export
-    size_t length, capacity;
+    const void *exported; // the last export: in `bytes`, or in the slot
+    size_t length;
+    void *bytes;
+    size_t capacity;
+    struct sc_memory_slot *slot; // NULL: nothing of it outlives this process
+    int log_fd;                  // -1: no log
+    struct repeat *repeat;       // NULL: its client has no output that has to come again
+    bool differs;                // ended, since the output that came again was another
+    bool is_of_another;          // imported, and still another process's, whatever the socket looks like
     uint64_t offer; // that was accepted
     uint64_t since; // monotonic ms when the agent that had asked went away
     enum state state;
@@ -58,7 +66,11 @@ struct sc {
     int status;               // of sc_status
     char reason[SC_WIRE_REASON];
     uint64_t last_attempt; // monotonic ms
-    bool accepts, tell_accepts, waits_to_write;
+    uint32_t version; // of the protocol with this agent
+    bool accepts, tell_accepts, tell_memory, waits_to_write;
+    int memory; // -1: none
+    unsigned char **chunks; // its mapped parts
+    uint32_t chunk_count;
     int called; // callbacks in this dispatch
     sc_continuation_t **slots;
     uint32_t slot_count, generation, free_hint;
@@ -87,6 +99,30 @@ HIDDEN void sc__flush(sc_t *sc);
 HIDDEN bool sc__receive(sc_t *sc, size_t length, int *fds, int count);
 /// Looks at the sockets of sessions whose agent went away in the middle of a move.
 HIDDEN void sc__settle(sc_t *sc);
+
+// memory.c: what outlives this process.
+HIDDEN int sc__memory_open(sc_t *sc);
+HIDDEN void sc__memory_close(sc_t *sc);
+/// Gives the continuation its slot, if there is memory.
+HIDDEN void sc__memory_claim(sc_continuation_t *c);
+HIDDEN void sc__memory_leave(sc_continuation_t *c);
+/// Forgets exports and log.
+HIDDEN void sc__memory_reset(sc_continuation_t *c);
+/// False: it has to be kept elsewhere.
+HIDDEN bool sc__memory_export(sc_continuation_t *c, const void *bytes, size_t length, uint32_t version);
+/// Nothing was read or written since it held still; the kernel's counters may be others.
+HIDDEN void sc__memory_resume(sc_continuation_t *c);
+HIDDEN void sc__memory_publish(struct sc_memory_slot *slot, struct sc_memory_record record);
+HIDDEN const struct sc_memory_record *sc__newest(const struct sc_memory_slot *slot);
+HIDDEN int sc__counters(int fd, uint64_t *in, uint64_t *out);
+
+// repeat.c: output that the client has already.
+HIDDEN int sc__repeat_set(sc_continuation_t *c, const struct sc_memory_repeat *record, const void *literal);
+HIDDEN bool sc__repeat_publish(sc_continuation_t *c);
+/// The most bytes that one sc__repeat may have; not 0 while there is a repeat.
+HIDDEN size_t sc__repeat_left(const sc_continuation_t *c);
+/// -EILSEQ: they differ, and the session has been ended.
+HIDDEN int sc__repeat(sc_continuation_t *c, const unsigned char *bytes, size_t length);
 
 // continuation.c
 HIDDEN sc_continuation_t *sc__find(sc_t *sc, uint64_t id);

@@ -17,8 +17,10 @@
 
 static void forget_others(sc_t *sc, int fd);
 
-static bool welcome(sc_t *sc) {
+static bool welcome(sc_t *sc, const struct sc_wire_welcome *packet) {
     sc->status = 1;
+    sc->version = packet->version;
+    sc->tell_memory = sc->memory >= 0 && sc->version >= 2;
     sc->reason[0] = 0;
     sc->tell_accepts = sc->accepts;
     sc__tick_every(sc, 0);
@@ -37,8 +39,10 @@ static bool park(sc_t *sc, sc_continuation_t *c) {
     // It ended while the request was on its way, or it moves already; the agent has heard, or will.
     if (c == NULL || c->ended || c->state != RUNNING) return true;
     c->state = PARKING;
-    if (sc->callbacks.park == NULL) {
-        sc_refuse(c, "the server does not park");
+    // Its state is behind what the client has; the move can go on from the memory.
+    const char *reason = sc->callbacks.park == NULL ? "the server does not park" : c->repeat ? "it repeats output that its client has" : NULL;
+    if (reason) {
+        sc_refuse(c, reason);
         return true;
     }
     sc->called++;
@@ -83,10 +87,17 @@ static bool import(sc_t *sc, sc_continuation_t *c, const struct sc_wire_import *
         sc_import_t import = {state, packet->state_length, packet->state_version, (uint32_t)count, fds, roles};
         c->state = IMPORTED;
         c->known = true;
+        c->is_of_another = packet->flags & SC_WIRE_OF_ANOTHER;
         sc->called++;
         result = sc->callbacks.import(c, c->session, &import);
     }
+    bool is_kept = result == 0 && sc__memory_export(c, state, packet->state_length, packet->state_version);
     free(state);
+    if (result == 0 && c->repeat && !(is_kept && sc__repeat_publish(c))) {
+        sc__send_refused(sc, c->id, EOPNOTSUPP, "the server keeps no log, and its output would come twice");
+        sc__gone(c);
+        return true;
+    }
     if (result == 0) {
         c->answer = ANSWER_READY;
         sc__mark(c);
@@ -98,6 +109,16 @@ static bool import(sc_t *sc, sc_continuation_t *c, const struct sc_wire_import *
     c->known = false;
     sc_end(c);
     return true;
+}
+
+static bool repeat(sc_continuation_t *c, const struct sc_wire_head *head) {
+    const struct sc_memory_repeat *record = (const void *)(head + 1);
+    if (head->length < sizeof *head + sizeof *record || record->literal > SC_MEMORY_OUTPUT_SIZE
+        || head->length != sizeof *head + sizeof *record + record->literal)
+        return false;
+    // An offer that has been withdrawn meanwhile.
+    if (c == NULL || c->state != ACCEPTED || record->hashed + record->literal == 0) return true;
+    return sc__repeat_set(c, record, record + 1) == 0;
 }
 
 /// An earlier agent had brought the same socket: only the latest copy is served.
@@ -123,8 +144,9 @@ bool sc__receive(sc_t *sc, size_t length, int *fds, int count) {
     }
     if (count > 0) return false;
     switch (head->type) {
-    case SC_WIRE_WELCOME: return length == sizeof(struct sc_wire_welcome) && welcome(sc);
+    case SC_WIRE_WELCOME: return length == sizeof(struct sc_wire_welcome) && welcome(sc, (const void *)head);
     case SC_WIRE_UNWELCOME: return length == sizeof(struct sc_wire_reason) && unwelcome(sc, (const void *)head);
+    case SC_WIRE_REPEAT: return repeat(c, head);
     case SC_WIRE_PARK: return length == sizeof(struct sc_wire_park) && park(sc, c);
     case SC_WIRE_RESUME:
         if (length != sizeof *head) return false;
@@ -143,6 +165,11 @@ bool sc__receive(sc_t *sc, size_t length, int *fds, int count) {
 static void settle(sc_continuation_t *c) {
     uint64_t waited = sc__now() - c->since;
     if (waited < GRACE) return;
+    // The process that it comes from goes on with it, unless it has been told otherwise; then the next agent knows.
+    if (c->is_of_another) {
+        if (waited > IMPORT_LIMIT) sc__gone(c);
+        return;
+    }
     int fd = c->channels[0].fd, repair = 0;
     socklen_t size = sizeof repair;
     struct tcp_info info = {0};

@@ -36,10 +36,17 @@ int sc__send_hello(sc_t *sc) {
     return send_packet(sc, &hello, sizeof hello, NULL, 0, -1);
 }
 
-int sc__send_refused(sc_t *sc, uint64_t id, int error, const char *reason) {
-    struct sc_wire_reason refused = {.head = {.type = SC_WIRE_REFUSED, .continuation = id}, .error = error};
-    snprintf(refused.text, sizeof refused.text, "%s", reason ? reason : "");
-    return send_packet(sc, &refused, sizeof refused, NULL, 0, -1);
+static int send_reason(sc_t *sc, uint32_t type, uint64_t id, int error, const char *reason) {
+    struct sc_wire_reason packet = {.head = {.type = type, .continuation = id}, .error = error};
+    snprintf(packet.text, sizeof packet.text, "%s", reason ? reason : "");
+    return send_packet(sc, &packet, sizeof packet, NULL, 0, -1);
+}
+
+int sc__send_refused(sc_t *sc, uint64_t id, int error, const char *reason) { return send_reason(sc, SC_WIRE_REFUSED, id, error, reason); }
+
+static int send_memory(sc_t *sc) {
+    struct sc_wire_memory memory = {.head.type = SC_WIRE_MEMORY, .version = SC_MEMORY_VERSION, .stride = SC_MEMORY_STRIDE};
+    return send_packet(sc, &memory, sizeof memory, NULL, 0, sc->memory);
 }
 
 static int send_head(sc_t *sc, uint32_t type, uint64_t id) {
@@ -59,7 +66,7 @@ static int tell_channel(sc_continuation_t *c, int index) {
     if (channel->fd < 0 || channel->told || c->state == ACCEPTED || (c->state == IMPORTED && c->known)) return 0;
     struct sc_wire_associate associate = {
         .head = {.type = SC_WIRE_ASSOCIATE, .continuation = c->id}, .channel = (uint32_t)index, .fd = channel->fd,
-        .flags = c->state == PARKED || c->state == IMPORTED ? SC_WIRE_IS_PARKED : 0};
+        .flags = (c->state == PARKED || c->state == IMPORTED ? SC_WIRE_IS_PARKED : 0) | (c->is_of_another ? SC_WIRE_IS_OF_ANOTHER : 0)};
     memcpy(associate.role, channel->role, sizeof associate.role);
     int result = send_packet(c->sc, &associate, sizeof associate, NULL, 0, channel->fd);
     // The server has closed it without a word; nothing can be told of it any more.
@@ -80,12 +87,14 @@ static int tell(sc_continuation_t *c) {
     if (c->answer == ANSWER_PARKED) {
         struct sc_wire_parked parked = {
             .head = {.type = SC_WIRE_PARKED, .continuation = c->id}, .state_version = c->sc->state_version, .state_length = (uint32_t)c->length};
-        result = send_packet(c->sc, &parked, sizeof parked, c->bytes, c->length, -1);
+        result = send_packet(c->sc, &parked, sizeof parked, c->exported, c->length, -1);
     } else if (c->answer == ANSWER_REFUSED) {
         result = sc__send_refused(c->sc, c->id, EBUSY, c->reason);
     } else if (c->answer == ANSWER_ACCEPTED) {
         struct sc_wire_accepted accepted = {.head = {.type = SC_WIRE_ACCEPTED, .continuation = c->offer}, .continuation = c->id};
         result = send_packet(c->sc, &accepted, sizeof accepted, NULL, 0, -1);
+    } else if (c->answer == ANSWER_DIFFERS) {
+        result = send_reason(c->sc, SC_WIRE_DIFFERS, c->id, EILSEQ, c->reason);
     } else if (c->answer == ANSWER_READY) {
         result = send_head(c->sc, SC_WIRE_READY, c->id);
     }
@@ -111,7 +120,11 @@ static void wait_to_write(sc_t *sc, bool waits) {
 void sc__flush(sc_t *sc) {
     if (sc->status <= 0) return;
     int result = 0;
-    if (sc->tell_accepts) {
+    if (sc->tell_memory) {
+        result = send_memory(sc);
+        if (result == 0) sc->tell_memory = false;
+    }
+    if (result == 0 && sc->tell_accepts) {
         struct sc_wire_offers offers = {.head.type = SC_WIRE_OFFERS, .accepts = sc->accepts};
         result = send_packet(sc, &offers, sizeof offers, NULL, 0, -1);
         if (result == 0) sc->tell_accepts = false;

@@ -60,7 +60,9 @@ package final class Agent {
             metricsServer = server
         }
         metrics.set(Metrics.Family.buildInfo, [toolVersion], to: 1)
-        servers = try Servers(policy: { [unowned self] in policy }, log: { [unowned self] in log($0, $1) })
+        servers = try Servers(
+            policy: { [unowned self] in policy }, start: { [unowned self] in startCommand($0) },
+            isRunning: { [unowned self] pid in workers.contains { $0.pid == pid } }, log: { [unowned self] in log($0, $1) })
         recover()
     }
 
@@ -88,7 +90,7 @@ package final class Agent {
         var stored = ["sc-local": localListener]
         stored["sc-peers"] = peerListener
         for (name, listener) in stored { ServiceManager.notify("FDSTORE=1\nFDNAME=\(name)", descriptors: [listener.raw]) }
-        ServiceManager.notify("READY=1\nSTATUS=\(policy.services.count) services")
+        ServiceManager.notify("READY=1\nSTATUS=Serving \(policy.services.count) service\(policy.services.count == 1 ? "" : "s")")
         log("listening", ["local": AgentClient.path, "peers": policy.listen?.description ?? "-", "services": String(policy.services.count)])
         while !isStopping { try turn() }
         ServiceManager.notify("STOPPING=1")
@@ -195,6 +197,16 @@ package final class Agent {
     }
 
     // MARK: Workers and time
+
+    /// One of this host's commands, of the agent's own accord.
+    private func startCommand(_ arguments: [String]) -> Int32? {
+        guard
+            let worker = try? Worker(
+                .command, arguments, standard: (-1, -1, 2), passing: [], environment: workerEnvironment + ["SC_WORKER=1"])
+        else { return nil }
+        workers.append(worker)
+        return worker.pid
+    }
 
     private func hear(_ worker: Worker) {
         for report in worker.readReports() {

@@ -8,12 +8,14 @@ import SCEngine
 /// A request. `run`: start this program with the arguments in the directory, with the three descriptors that come along as its standard streams, and
 /// tell its exit status; only root may. `status`: what the agent is doing. `metrics`: the text that the metrics address serves.
 /// `sockets`: which of these belong to servers that take part; on the same connection then `park`, and `gone` or `resume`; only root may.
+/// `orphans`: the sessions whose servers have died, and that wait for another one.
 struct LocalRequest: Codable {
     var verb: String
     var arguments: [String]?
     var directory: String?
     /// Inodes.
     var sockets: [UInt64]?
+    var service: String?
     /// Milliseconds.
     var deadline: Int?
 }
@@ -25,6 +27,11 @@ package struct LocalAnswer: Codable, Sendable {
     package var text: String?
     package var agent: AgentStatus?
     var known: [UInt64]?
+    /// Those of them that can be taken without their servers. Their memory files come along.
+    var logged: [LoggedAnswer]?
+    /// Servers did not park in time; what they have can be taken.
+    var isLate: Bool?
+    var orphans: OrphanAnswer?
     /// Their states come in one memory file, in this order.
     var parked: [ParkAnswer]?
 }
@@ -35,6 +42,23 @@ struct ParkAnswer: Codable, Sendable {
     var role: String
     var state_version: UInt32
     var state_bytes: Int
+}
+
+/// A session in the memory of its server.
+struct LoggedAnswer: Codable, Sendable {
+    var socket: UInt64
+    var role: String
+    var number: UInt64
+    /// Which of the files that came along.
+    var file: Int
+    /// There is nobody to be asked.
+    var isOrphan: Bool
+}
+
+/// The agent's own descriptors of sessions without a server.
+package struct OrphanAnswer: Codable, Sendable {
+    package var agent: Int32
+    package var descriptors: [Int32]
 }
 
 /// What the agent is doing.
@@ -52,6 +76,8 @@ package struct AgentStatus: Codable, Sendable {
         package var pid: Int32
         package var sessions: Int
         package var accepts: Bool
+        /// It has died; its sessions wait for another one.
+        package var isDead: Bool
     }
 
     package var pid: Int32
@@ -82,16 +108,17 @@ package enum AgentClient {
         _ = cproc_send_fds(connection.raw, bytes, bytes.count, nil, 0)
     }
 
-    /// One request and its answer, with the memory file that may come along.
+    /// One request and its answer, with the memory files that may come along.
     static func converse(
         _ connection: SharedDescriptor, _ request: LocalRequest, descriptors: [Int32] = []
-    ) throws(CheckpointError) -> (answer: LocalAnswer, file: SharedDescriptor?) {
+    ) throws(CheckpointError) -> (answer: LocalAnswer, files: [SharedDescriptor]) {
         let bytes = Array((try? JSONEncoder().encode(request)) ?? Data())
         try check(cproc_send_fds(connection.raw, bytes, bytes.count, descriptors, Int32(descriptors.count)), "cannot speak to the agent at \(path)")
         var buffer = [UInt8](repeating: 0, count: 1 << 20)
-        var (received, number): (Int32, Int32) = (-1, 1)
+        var received = [Int32](repeating: -1, count: Int(CPROC_MAX_FDS))
+        var number = Int32(received.count)
         let count = Int(cproc_recv_fds(connection.raw, &buffer, buffer.count, &received, &number))
-        let file = number == 1 && count >= 0 ? SharedDescriptor(received) : nil
+        let files = count >= 0 ? received.prefix(Int(number)).map { SharedDescriptor($0) } : []
         guard count > 0, let answer = try? JSONDecoder().decode(LocalAnswer.self, from: Data(buffer.prefix(count))) else {
             throw CheckpointError(
                 "the agent at \(path) ended the conversation", why: "connection closed", errno: ECONNRESET,
@@ -100,7 +127,7 @@ package enum AgentClient {
         if let error = answer.error {
             throw CheckpointError("the agent refuses", why: error, errno: EACCES, advice: "Run as root, or name the user in the agent's local_users")
         }
-        return (answer, file)
+        return (answer, files)
     }
 
     /// Has the agent run this program with its keys; the exit status. nil: no agent runs here.
@@ -112,6 +139,11 @@ package enum AgentClient {
     }
 
     package static func status() throws(CheckpointError) -> AgentStatus? { try ask(LocalRequest(verb: "status"))?.agent }
+
+    /// Sessions of a service whose servers have died; nil: no agent runs here.
+    package static func orphans(of service: String) throws(CheckpointError) -> OrphanAnswer? {
+        try ask(LocalRequest(verb: "orphans", service: service))?.orphans
+    }
 
     package static func metrics() throws(CheckpointError) -> String? { try ask(LocalRequest(verb: "metrics"))?.text }
 }

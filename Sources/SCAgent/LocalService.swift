@@ -34,12 +34,17 @@ struct LocalService {
             guard uid == 0 || uid == geteuid() else {
                 throw CheckpointError("user \(uid) may not park sessions", why: "it takes the rights of root", errno: EPERM)
             }
-            return agent.servers.begin(connection, request.sockets ?? [])
+            let mover = agent.servers.begin(connection)
+            let answer = mover.find(request.sockets ?? [])
+            LocalService.send(answer, on: connection, descriptors: mover.memories.map(\.raw))
+            return nil
+        case "orphans":
+            return LocalAnswer(orphans: OrphanAnswer(agent: getpid(), descriptors: agent.servers.orphans.descriptors(of: request.service ?? "")))
         case "run":
             try run(request, passed, connection, uid)
             return nil
         default:
-            throw CheckpointError("the agent knows no \"\(request.verb)\"", why: "status, metrics, sockets and run exist", errno: EINVAL)
+            throw CheckpointError("the agent knows no \"\(request.verb)\"", why: "status, metrics, sockets, orphans and run exist", errno: EINVAL)
         }
     }
 

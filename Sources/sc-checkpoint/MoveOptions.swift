@@ -32,6 +32,8 @@ struct MoveOptions: ParsableArguments {
             throw CheckpointError("there is no steering driver \(steer)", why: SteeringChoice.known, errno: EINVAL, outcome: .usage)
         }
         var request = MigrationRequest(target: target, handover: handover)
+        // On this host it is not for a policy to say who else serves: the servers that have registered do.
+        if target == .own, case .service(let name) = handover { request.handover = registeredServers(of: name) }
         request.steering = steering
         request.via = try via.map { text in
             guard let address = IPAddress(text) else {

@@ -154,6 +154,41 @@ final class FileServer {
         try world.finish(at: location)
     }
 
+    /// Moves the session while `victim` fails at this point (`STAGE-before`, `STAGE-after`): exactly one host has it afterwards, and that is the answer.
+    func move(failing victim: Victim, at point: String, exec: Bool = false) throws -> Lab.Host {
+        let fault = ["SC_FAULT": "\(point):\(victim == .link ? "cut" : "kill")"]
+        let path = "\(world.lab.folder)/receive-\(point)"
+        let receiver = try world.lab.spawn(
+            in: target, [TwoHosts.program, "receive", "--listen", path],
+            environment: world.environment(target).merging(victim == .target ? fault : [:]) { $1 })
+        try #require(receiver.waitForOutputOrError("listening"), "\(receiver.stderr)")
+        let environment = Self.environment(world, target, slowLog).map { "\($0.key)=\($0.value)" }
+        let handover =
+            exec ? ["--exec", "--", "env"] + environment + [Lab.program("sc-fileserver"), "adopt"] : ["--into", try acceptor(on: target)]
+        let mover = try world.lab.spawn(
+            in: host,
+            [TwoHosts.program, "migrate", String(front), "--to", "unix:\(path)", "--deadline", "3000"] + chosen + ["--end-processes"] + handover,
+            environment: world.environment(host).merging(victim == .target ? [:] : fault) { $1 })
+        try mover.wait(timeout: .seconds(20))
+        var owners: [(host: Lab.Host, pid: Int32)] = []
+        let isSettled = eventually(within: .seconds(10)) {
+            owners = [Lab.Host.a, .b].flatMap { host in
+                self.processes(on: host, named: "front").filter { pid in
+                    self.world.channels(host, of: pid, port: 7400).contains { $0.movable && $0.state == "ESTABLISHED" }
+                }.map { (host, $0) }
+            }
+            let journals = [Lab.Host.a, .b].flatMap { host -> [String] in
+                let folder = "\(self.world.lab.folder)/run-\(host.rawValue)/journal"
+                return listFolder(folder).filter { !readText("\(folder)/\($0)").contains("\"state\":\"active\"") }
+            }
+            return owners.count == 1 && journals.isEmpty
+        }
+        try #require(isSettled, "\(victim) fails at \(point): \(owners) \(mover.stderr)\(receiver.stderr)")
+        receiver.terminate()
+        (host, front) = owners[0]
+        return host
+    }
+
     /// The client's longest silence since the last call, in microseconds.
     func gap() throws -> Int {
         let before = client.stdout.split(separator: "\n").count
@@ -195,6 +230,54 @@ struct FileServerTests {
         print("stages, median us: \(stages.mapValues { $0.sorted()[$0.count / 2] })")
         print("blackout us, \(blackouts.count) moves: median \(blackouts.sorted()[blackouts.count / 2]), largest \(blackouts.max()!)")
         print("the client's longest silence around a move, us: median \(gaps.sorted()[gaps.count / 2]), largest \(gaps.max()!)")
+        try files.finish()
+    }
+
+    @Test(arguments: [
+        (Victim.source, "park-after", false), (.source, "capture-after", false), (.source, "decide-before", false), (.source, "decide-after", false),
+        (.source, "release-before", false), (.link, "transfer-after", false), (.target, "rebuild-after", false), (.target, "consent-after", false),
+        (.target, "activate-before", false), (.target, "activate-before", true), (.target, "activate-after", false),
+    ])
+    func `one host has all of the session whatever fails`(victim: Victim, point: String, exec: Bool) throws {
+        let files = try FileServer()
+        let owner = try files.move(failing: victim, at: point, exec: exec)
+        print("\(victim.rawValue) fails at \(point)\(exec ? ", --exec" : ""): \(owner == .a ? "A" : "B") has the session")
+        usleep(300_000)
+        try files.finish()
+    }
+
+    @Test func `a target whose files are others leaves the session where it is`() throws {
+        let files = try FileServer()
+        let (folder, path) = ("\(files.world.lab.folder)/files", "\(files.world.lab.folder)/receive-other")
+        // A machine of its own would have files of its own.
+        let script = "cp -rp \(folder) \(folder).other; for f in \(folder).other/*; do echo >> $f; done; mount --bind \(folder).other \(folder)"
+        let receiver = try files.world.lab.spawn(
+            in: .b, ["unshare", "-m", "sh", "-c", "\(script) && exec \(TwoHosts.program) receive --listen \(path)"],
+            environment: files.world.environment(.b))
+        try #require(receiver.waitForOutputOrError("listening"), "\(receiver.stderr)")
+        try files.world.refuses(
+            .a, ["migrate", String(files.front), "--to", "unix:\(path)"] + files.chosen + ["--into", files.acceptor(on: .b)],
+            naming: "is another file than the source's", "bytes, not")
+        receiver.terminate()
+        usleep(200_000)
+        try files.finish()
+    }
+
+    @Test func `what cannot be is refused before anything stands still`() throws {
+        let files = try FileServer()
+        let move = try files.command() + ["--into", files.acceptor(on: .b)]
+        try files.world.refuses(.a, files.command(["--fd", "999"]) + ["--into", files.acceptor(on: .b)], naming: "has no descriptor 999", "EBADF")
+        try files.world.refuses(.a, move + ["--park-signal", "NONSENSE"], status: 2, naming: "NONSENSE is no signal")
+        try files.world.refuses(
+            .a, files.command() + ["--onto", "1", "--adapter", "http"], status: 2, naming: "--with-ipc and an adapter exclude each other")
+        try files.world.refuses(
+            .a, ["migrate", String(files.front), "--all", "--to", "unix:/nowhere", "--leave", "5", "--exec", "--", "true"], status: 2,
+            naming: "go with --with-ipc")
+        // Processes that do not park in time go on.
+        let worker = try #require(files.processes(on: .a, named: "worker").first)
+        try files.world.refuses(
+            .a, move.map { $0 == "USR1" ? "WINCH" : $0 } + ["--park-deadline", "200"], naming: "did not park", "ETIMEDOUT")
+        #expect(!readText("/proc/\(worker)/stat").contains(") T "))
         try files.finish()
     }
 }

@@ -86,7 +86,7 @@ private final class Heard {
         unlink(path)
         var none: OpaquePointer?
         #expect(sc_open("no name", 1, nil, nil, 0, &none) == -EINVAL)
-        #expect(sc_open("name", 1, nil, nil, 1, &none) == -EINVAL)
+        #expect(sc_open("name", 1, nil, nil, 2, &none) == -EINVAL)
         let sc = try open()
         let (one, other) = (try create(sc), try create(sc))
         let pair = try tcpPair()

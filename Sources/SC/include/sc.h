@@ -19,6 +19,13 @@
 //        `resume`: it is live. Serve it: add the descriptors to the event loop, and look for input that waits
 //        `gone`:   it does not come. As in 5
 //
+// A server whose sessions outlive it (SC_SURVIVE for sc_open), killed, stopped or busy without end:
+//
+//   9. sc_log(c, fd, 0) after sc_associate, and in `import`; from then on sc_recv, sc_send and the like for this descriptor, and nothing else
+//  10. sc_export at each safe point, right after sc_log too. A successor begins with that state; the input since then lies before it again, and what it
+//      writes is compared with what the client has, until it is new. So between two exports the output must be a function of state and input alone
+//  11. when sc_log_left(c) is small, come to a safe point before you read on
+//
 // RULES. Nothing here blocks, and there are no threads: all calls on one sc_t come from one thread at a time. Callbacks are called by sc_dispatch
 // only, and may call everything here but sc_close and sc_dispatch. The agent holds duplicates, so close(2) alone neither ends a connection nor takes it out of an epoll
 // set: EPOLL_CTL_DEL and sc_end (or sc_dissociate) come before it. The client sees the end when the agent has let go as well; shutdown(2) does not wait
@@ -28,6 +35,8 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
+#include <sys/uio.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -79,7 +88,10 @@ typedef struct sc_callbacks {
     int (*import)(sc_continuation_t *c, void *session, const sc_import_t *import);
 } sc_callbacks_t;
 
-/// Makes this process one of `service`'s. `state_version` names the form of the state that it exports. `flags` are 0. Succeeds without an agent.
+/// A flag of sc_open: exports, and logs, are kept in memory that outlives the process, and the agent gives its sessions to another one of the service.
+#define SC_SURVIVE 1u
+
+/// Makes this process one of `service`'s. `state_version` names the form of the state that it exports. `flags`: 0 or SC_SURVIVE. Succeeds without an agent.
 /// EINVAL: the name (letters, digits, '.', '-', '_'), the flags or the callbacks' size.
 SC_API int sc_open(const char *service, uint32_t state_version, const sc_callbacks_t *callbacks, void *user, unsigned flags, sc_t **out);
 
@@ -112,6 +124,33 @@ SC_API int sc_dissociate(sc_continuation_t *c, int fd);
 
 /// Keeps a copy of the session's state, in place of the former. EFBIG: more than SC_STATE_MAX; ENOMEM; EBUSY: it is parked. The former stays then.
 SC_API int sc_export(sc_continuation_t *c, const void *bytes, size_t length);
+
+/// The most bytes of input that a log takes, and how many it takes by default.
+#define SC_LOG_MAX 262144
+#define SC_LOG_DEFAULT 131072
+
+/// Keeps what is read from `fd`, a channel of the session, since the last export, `bytes` of it (4096 to SC_LOG_MAX; 0: SC_LOG_DEFAULT), and what is
+/// written. From now on this descriptor is read and written only by the calls below. It counts from the next export on. EINVAL: `bytes`, or no
+/// SC_SURVIVE; ENOENT: `fd` is none of its channels; EALREADY: it has a log, one is possible; EBUSY: it is parked; ENOMEM.
+SC_API int sc_log(sc_continuation_t *c, int fd, size_t bytes);
+
+/// How many bytes the log still takes before the next export; SIZE_MAX without a log. At 0 reading goes on, and until the next export the session cannot
+/// outlive the process.
+SC_API size_t sc_log_left(const sc_continuation_t *c);
+
+/// As read(2), readv(2) and recv(2), with -errno as result; at most sc_log_left(c) bytes at once, unless that is 0. Without a log for `fd` they are these
+/// calls. EBUSY: it is parked, or being imported; EILSEQ: as below; EOPNOTSUPP: other flags than MSG_DONTWAIT, MSG_WAITALL and MSG_PEEK.
+SC_API ssize_t sc_read(sc_continuation_t *c, int fd, void *bytes, size_t length);
+SC_API ssize_t sc_readv(sc_continuation_t *c, int fd, const struct iovec *parts, int count);
+SC_API ssize_t sc_recv(sc_continuation_t *c, int fd, void *bytes, size_t length, int flags);
+
+/// As write(2), writev(2), send(2) and sendfile(2), with -errno as result; never SIGPIPE. Output that the client has already is compared and counts as
+/// written. EILSEQ: it differs; the connection has been reset, end the session. EBUSY as above; EOPNOTSUPP: other flags than MSG_DONTWAIT, MSG_NOSIGNAL
+/// and MSG_MORE. With a log, sc_sendfile copies the file's bytes.
+SC_API ssize_t sc_write(sc_continuation_t *c, int fd, const void *bytes, size_t length);
+SC_API ssize_t sc_writev(sc_continuation_t *c, int fd, const struct iovec *parts, int count);
+SC_API ssize_t sc_send(sc_continuation_t *c, int fd, const void *bytes, size_t length, int flags);
+SC_API ssize_t sc_sendfile(sc_continuation_t *c, int fd, int in_fd, off_t *offset, size_t length);
 
 /// The session is at a safe point, its state exported, and will not be touched. ESTALE: nobody waits for it any longer (`resume` has been called).
 SC_API int sc_parked(sc_continuation_t *c);

@@ -10,7 +10,7 @@
 #define SC_WIRE_MAGIC 0x31306373u // "sc01"
 /// The versions of this protocol that this code speaks.
 #define SC_WIRE_OLDEST 1
-#define SC_WIRE_NEWEST 1
+#define SC_WIRE_NEWEST 2 // 2: MEMORY, DIFFERS, REPEAT, and the flags of IMPORT
 
 #define SC_WIRE_NAME 64     // a service's name, with its NUL
 #define SC_WIRE_ROLE 32     // a role, with its NUL
@@ -31,7 +31,9 @@ enum sc_wire_type {
     SC_WIRE_OFFERS = 7,
     SC_WIRE_ACCEPTED = 8,
     SC_WIRE_READY = 9,
-    // 16 to 31: the input log and groups of processes
+    // 18 to 31: groups of processes
+    SC_WIRE_MEMORY = 16,  // with one descriptor: the memory of sc_memory.h
+    SC_WIRE_DIFFERS = 17, // a successor's output is not what the client has; the session has been ended
     // agent to server
     SC_WIRE_WELCOME = 32,
     SC_WIRE_UNWELCOME = 33, // then the agent closes
@@ -40,6 +42,7 @@ enum sc_wire_type {
     SC_WIRE_GONE = 36,   // a parked session has moved; an accepted one does not come
     SC_WIRE_OFFER = 37,
     SC_WIRE_IMPORT = 38, // with one descriptor for each channel, then the state
+    SC_WIRE_REPEAT = 39, // before IMPORT: struct sc_memory_repeat and its bytes follow
 };
 
 /// Before every message. `continuation`: the server's number for it; of OFFER and ACCEPTED the agent's number for the offer.
@@ -61,7 +64,12 @@ struct sc_wire_welcome {
     uint32_t version, pid;
 };
 
-/// Of UNWELCOME and REFUSED.
+struct sc_wire_memory {
+    struct sc_wire_head head;
+    uint32_t version, stride; // of sc_memory.h
+};
+
+/// Of UNWELCOME, REFUSED and DIFFERS.
 struct sc_wire_reason {
     struct sc_wire_head head;
     int32_t error; // a positive errno
@@ -70,6 +78,8 @@ struct sc_wire_reason {
 
 /// The server held the session still when it told this (a former agent had asked for that).
 #define SC_WIRE_IS_PARKED 1u
+/// It had come with SC_WIRE_OF_ANOTHER.
+#define SC_WIRE_IS_OF_ANOTHER 2u
 
 struct sc_wire_associate {
     struct sc_wire_head head;
@@ -110,8 +120,11 @@ struct sc_wire_offer {
     char local[64], peer[64];       // IP:PORT, IPv6 in brackets
 };
 
+/// The connection is another process's until GONE or RESUME says what it is: nothing can be read off the socket.
+#define SC_WIRE_OF_ANOTHER 1u
+
 struct sc_wire_import {
     struct sc_wire_head head;
-    uint32_t state_version, state_length, channels, reserved;
+    uint32_t state_version, state_length, channels, flags;
     char roles[SC_WIRE_CHANNELS][SC_WIRE_ROLE];
 };

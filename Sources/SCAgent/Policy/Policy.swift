@@ -26,6 +26,9 @@ package struct Policy: Equatable, Sendable {
         package var accept: [Receiver] = []
         /// Users whose processes may register as its servers; nil: root and `localUsers`.
         package var serverUsers: [String]?
+        /// How long sessions whose server has died wait for another one, and the hosts that they go to when there is none here.
+        package var orphanSeconds = 10
+        package var orphansTo: [String] = []
 
         package init() {}
     }

@@ -23,7 +23,7 @@ extension Policy {
 
 extension Policy.Service {
     fileprivate init(_ node: PolicyNode) throws(CheckpointError) {
-        let keys = try node.object(["ports", "addresses", "peers", "accept", "server_users"])
+        let keys = try node.object(["ports", "addresses", "peers", "accept", "server_users", "orphans"])
         for port in try keys["ports"]?.list() ?? [] { ports.insert(UInt16(try port.number(in: 1...65535, "a port"))) }
         guard !ports.isEmpty else {
             throw PolicyNode.mistake("\(node.path).ports names no port", advice: "A service is known by its ports: ports: [80]")
@@ -34,6 +34,15 @@ extension Policy.Service {
         }
         peers = Set(try keys["peers"]?.texts("a peer's name") ?? [])
         serverUsers = try keys["server_users"]?.texts("a user's name")
+        if let node = keys["orphans"] {
+            let keys = try node.object(["seconds", "to"])
+            if let node = keys["seconds"] { orphanSeconds = try node.number(in: 0...86_400) }
+            for element in try keys["to"]?.list() ?? [] {
+                let text = try element.text("a target")
+                guard TargetAddress(text) != nil else { throw element.mistake("a target such as \"tls://hostb\"") }
+                orphansTo.append(text)
+            }
+        }
         for element in try keys["accept"]?.list() ?? [] { accept.append(try Policy.Receiver(element)) }
         guard !accept.isEmpty else {
             throw PolicyNode.mistake(

@@ -12,6 +12,9 @@ final class ParkConversation {
     private var continuations: [(inode: UInt64, continuation: RegisteredContinuation)] = []
     private var answers: [UInt64: (ParkAnswer, [UInt8])] = [:]
     private var deadline: Deadline?
+    private var loggedSockets: Set<UInt64> = []
+    /// What goes with the answer of `find`.
+    private(set) var memories: [SharedDescriptor] = []
 
     init(_ connection: SharedDescriptor, in servers: Servers) { (self.connection, self.servers) = (connection, servers) }
 
@@ -22,6 +25,20 @@ final class ParkConversation {
         continuations = inodes.compactMap { inode in servers.continuation(of: inode).map { (inode, $0) } }
         var answer = LocalAnswer()
         answer.known = continuations.map(\.inode)
+        var files: [SharedDescriptor] = []
+        var places: [ObjectIdentifier: Int] = [:]
+        answer.logged = continuations.compactMap { inode, continuation in
+            guard let memory = continuation.server.memory, continuation.channels.count == 1, let channel = continuation.channels.values.first,
+                places[ObjectIdentifier(continuation.server)] != nil || files.count < Int(CPROC_MAX_FDS)
+            else { return nil }
+            let place = places[ObjectIdentifier(continuation.server)] ?? files.count
+            if place == files.count { files.append(memory.file) }
+            places[ObjectIdentifier(continuation.server)] = place
+            return LoggedAnswer(
+                socket: inode, role: channel.role, number: continuation.number, file: place, isOrphan: continuation.server.isDead)
+        }
+        loggedSockets = Set(answer.logged!.map(\.socket))
+        memories = files
         return answer
     }
 
@@ -39,7 +56,10 @@ final class ParkConversation {
     }
 
     private func isParked(_ continuation: RegisteredContinuation) -> Bool {
-        if case .parked(let mover) = continuation.state { mover === self } else { false }
+        switch continuation.state {
+        case .parked(let mover), .seized(let mover): mover === self
+        default: false
+        }
     }
 
     private func isAsked(_ continuation: RegisteredContinuation) -> Bool {
@@ -56,16 +76,31 @@ final class ParkConversation {
     private func park(within milliseconds: Int) {
         answers = [:]
         deadline = Deadline(milliseconds: milliseconds)
+        let isOrphaned = continuations.contains { $0.continuation.server.isDead }
         for (inode, continuation) in continuations {
             guard servers.continuation(of: inode) === continuation, case .running = continuation.state else {
                 return fail("its session has ended, or is moving already")
             }
             // Several channels of one session would need several captures; that is for groups.
             guard continuation.channels.count == 1 else { return fail("the session has \(continuation.channels.count) channels, one can be moved") }
+            if continuation.server.isDead {
+                continuation.state = .asked(self)
+                continue
+            }
             guard continuation.server.park(continuation, for: self, within: milliseconds) else {
                 return fail("process \(continuation.server.pid) does not read what it is told")
             }
         }
+        // There is nobody to wait for.
+        if isOrphaned { late("its server has died") }
+    }
+
+    /// They do not park; with the memory of all of them the mover goes on.
+    private func late(_ why: String) {
+        guard continuations.allSatisfy({ loggedSockets.contains($0.inode) }) else { return fail(why) }
+        deadline = nil
+        for entry in continuations { entry.continuation.state = .seized(self) }
+        LocalService.send(LocalAnswer(isLate: true), on: connection)
     }
 
     func parked(_ continuation: RegisteredContinuation, state: [UInt8], version: UInt32) {
@@ -89,7 +124,16 @@ final class ParkConversation {
         return bytes.withUnsafeBytes { pwrite(raw, $0.baseAddress, $0.count, 0) } == bytes.count ? file : nil
     }
 
-    func failed(_ continuation: RegisteredContinuation, _ why: String) { fail(why) }
+    /// `isPassing`: it will be able to later.
+    func failed(_ continuation: RegisteredContinuation, _ why: String, isPassing: Bool) {
+        guard isWaiting else { return }
+        isPassing ? late(why) : fail(why)
+    }
+
+    /// One of the servers has died, and will not answer.
+    func died() {
+        if isWaiting { late("a server has died") }
+    }
 
     func ended(_ continuation: RegisteredContinuation) {
         if isWaiting { fail("its session has ended") }
@@ -104,8 +148,8 @@ final class ParkConversation {
     /// Called now and then: gives up what takes too long.
     func look() {
         guard let deadline, deadline.hasPassed else { return }
-        let late = continuations.first { isAsked($0.continuation) }?.continuation.server.pid ?? 0
-        fail("process \(late) did not park in time")
+        let silent = continuations.first { isAsked($0.continuation) }?.continuation.server.pid ?? 0
+        late("process \(silent) did not park in time")
     }
 
     /// The connection has ended.

@@ -12,12 +12,18 @@ final class RegisteredContinuation {
         var descriptor: SharedDescriptor
         var inode: UInt64
         var role: String
+        /// As it was when it was associated; a connection that has ended has no addresses.
+        var local, peer: String
+        var flow: String { Self.flow(local, peer) }
+        static func flow(_ local: String, _ peer: String) -> String { "\(local) \(peer)" }
     }
 
     enum State {
         case running
         /// Asked to park, and parked, for a mover.
         case asked(ParkConversation), parked(ParkConversation)
+        /// Taken by a mover from a server that does not answer, or is dead.
+        case seized(ParkConversation)
         /// Parked, and nobody says how the move ended: from when on its socket is looked at (monotonic ns).
         case watched(from: UInt64)
     }
@@ -38,7 +44,14 @@ final class RegisteredServer {
     let uid: UInt32
     /// nil: it has said nothing yet.
     private(set) var service: String?
+    /// Of the protocol.
+    private(set) var version: UInt16 = 0
     private(set) var accepts = false
+    private(set) var memory: ServerMemory?
+    /// Readable when the process has ended; nil on a kernel without pidfds.
+    let process: SharedDescriptor?
+    /// Its sessions wait for another server.
+    var isDead = false
     private(set) var continuations: [UInt64: RegisteredContinuation] = [:]
     private unowned let servers: Servers
 
@@ -50,7 +63,12 @@ final class RegisteredServer {
         var (pid, uid, gid): (Int32, UInt32, UInt32) = (0, 0, 0)
         try check(cproc_peer_credentials(connection.raw, &pid, &uid, &gid), "cannot tell who registers")
         (self.pid, self.uid) = (pid, uid)
+        let pidfd = cproc_pidfd_open(pid)
+        process = pidfd >= 0 ? SharedDescriptor(pidfd) : nil
     }
+
+    /// The process has ended, not only its connection.
+    var hasEnded: Bool { process.map { cproc_poll($0.raw, Int16(POLLIN), 0) > 0 } ?? false }
 
     /// Everything that has arrived, within bounds; throws when the connection has to end.
     func receive() throws(CheckpointError) {
@@ -69,7 +87,9 @@ final class RegisteredServer {
         case SC_WIRE_ASSOCIATE: try associate(packet.content(sc_wire_associate.self), packet.descriptors)
         case SC_WIRE_DISSOCIATE:
             let channel = try packet.content(sc_wire_channel.self).channel
-            if let former = continuations[number]?.channels.removeValue(forKey: channel) { servers.forget(former.inode) }
+            if let continuation = continuations[number], let former = continuation.channels.removeValue(forKey: channel) {
+                servers.forget(former, of: continuation)
+            }
         case SC_WIRE_END: remove(number)
         case SC_WIRE_PARKED:
             let (parked, state) = try packet.content(sc_wire_parked.self) { $0.state_length }
@@ -80,10 +100,17 @@ final class RegisteredServer {
             let reason = fieldText(try packet.content(sc_wire_reason.self).text)
             if let continuation = continuations[number], case .asked(let mover) = continuation.state {
                 continuation.state = .running
-                mover.failed(continuation, "process \(pid) refuses: \(reason)")
+                let isPassing = (try? packet.content(sc_wire_reason.self).error) == EAGAIN
+                mover.failed(continuation, "process \(pid) refuses: \(reason)", isPassing: isPassing)
             } else {
                 servers.declined(number, by: self, reason)
             }
+        case SC_WIRE_MEMORY:
+            let told = try packet.content(sc_wire_memory.self)
+            guard told.version == SC_MEMORY_VERSION, told.stride == SC_MEMORY_STRIDE, packet.descriptors.count == 1 else { throw ServerPacket.malformed }
+            memory = ServerMemory(file: packet.descriptors[0])
+        case SC_WIRE_DIFFERS:
+            servers.differed(number, at: self, fieldText(try packet.content(sc_wire_reason.self).text))
         case SC_WIRE_OFFERS:
             accepts = try packet.content(sc_wire_offers.self).accepts != 0
             servers.updateAcceptors()
@@ -112,8 +139,9 @@ final class RegisteredServer {
             throw CheckpointError("process \(pid) may not register", why: text, errno: error)
         }
         service = name
+        version = min(hello.newest, UInt16(SC_WIRE_NEWEST))
         outbox.send(
-            sc_wire_welcome(head: packetHead(SC_WIRE_WELCOME, 0, sc_wire_welcome.self), version: UInt32(SC_WIRE_NEWEST), pid: UInt32(getpid())))
+            sc_wire_welcome(head: packetHead(SC_WIRE_WELCOME, 0, sc_wire_welcome.self), version: UInt32(version), pid: UInt32(getpid())))
     }
 
     private func associate(_ packet: sc_wire_associate, _ descriptors: [SharedDescriptor]) throws(CheckpointError) {
@@ -124,18 +152,23 @@ final class RegisteredServer {
         let number = packet.head.continuation
         let continuation = continuations[number] ?? RegisteredContinuation(number, of: self)
         continuations[number] = continuation
-        continuation.channels[packet.channel] = .init(descriptor: descriptors[0], inode: stat.inode, role: fieldText(packet.role))
+        let view = SocketView(descriptors[0].raw)
+        let channel = RegisteredContinuation.Channel(
+            descriptor: descriptors[0], inode: stat.inode, role: fieldText(packet.role), local: view.local?.description ?? "",
+            peer: view.peer?.description ?? "")
+        continuation.channels[packet.channel] = channel
         if packet.flags & SC_WIRE_IS_PARKED != 0, case .running = continuation.state { servers.watch(continuation, isMoverDead: false) }
-        servers.know(stat.inode, as: continuation)
+        servers.know(channel, as: continuation)
     }
 
-    private func remove(_ number: UInt64) {
+    func remove(_ number: UInt64) {
         guard let continuation = continuations.removeValue(forKey: number) else { return }
-        for channel in continuation.channels.values { servers.forget(channel.inode) }
+        for channel in continuation.channels.values { servers.forget(channel, of: continuation) }
         let state = continuation.state
         continuation.state = .running
         switch state {
         case .asked(let mover), .parked(let mover): mover.ended(continuation)
+        case .seized(let mover): mover.ended(continuation)
         case .running, .watched: break
         }
     }
@@ -156,6 +189,7 @@ final class RegisteredServer {
 
     func resume(_ continuation: RegisteredContinuation) {
         continuation.state = .running
+        if isDead { return }
         tell(SC_WIRE_RESUME, continuation.number)
     }
 
@@ -163,7 +197,7 @@ final class RegisteredServer {
     func gone(_ continuation: RegisteredContinuation) {
         continuation.state = .running
         remove(continuation.number)
-        tell(SC_WIRE_GONE, continuation.number)
+        if !isDead { tell(SC_WIRE_GONE, continuation.number) }
     }
 
     func tell(_ type: sc_wire_type, _ number: UInt64) { outbox.send(packetHead(type, number, sc_wire_head.self)) }

@@ -9,38 +9,48 @@ package final class ServerParking: SessionParking {
     package let sockets: Set<UInt64>
     private let connection: SharedDescriptor
     private let deadline: Int
+    private let memories: [(entry: LoggedAnswer, memory: ServerMemory)]
+    package var logged: Set<UInt64> { Set(memories.map(\.entry.socket)) }
 
     /// nil: no agent runs here, or it knows none of the sockets. `deadline` is the time in milliseconds that the servers have to park.
     package static func find(_ sockets: Set<UInt64>, deadline: Int) throws(CheckpointError) -> (any SessionParking)? {
         guard let connection = AgentClient.connect() else { return nil }
         var request = LocalRequest(verb: "sockets")
         request.sockets = Array(sockets)
-        let (answer, _) = try AgentClient.converse(connection, request)
+        let (answer, files) = try AgentClient.converse(connection, request)
         guard let known = answer.known, !known.isEmpty else { return nil }
-        return ServerParking(connection, Set(known), deadline)
+        let memories = (answer.logged ?? []).filter { files.indices.contains($0.file) }.map { ($0, ServerMemory(file: files[$0.file])) }
+        return ServerParking(connection, Set(known), memories, deadline)
     }
 
-    private init(_ connection: SharedDescriptor, _ sockets: Set<UInt64>, _ deadline: Int) {
-        (self.connection, self.sockets, self.deadline) = (connection, sockets, deadline)
+    private init(_ connection: SharedDescriptor, _ sockets: Set<UInt64>, _ memories: [(LoggedAnswer, ServerMemory)], _ deadline: Int) {
+        (self.connection, self.sockets, self.memories, self.deadline) = (connection, sockets, memories, deadline)
     }
 
-    package func park() throws(CheckpointError) -> [UInt64: ParkedSession] {
+    package func seize() throws(CheckpointError) -> [UInt64: LoggedSession] {
+        var result: [UInt64: LoggedSession] = [:]
+        for (entry, memory) in memories { result[entry.socket] = try memory.session(entry.number, role: entry.role) }
+        return result
+    }
+
+    package func park() throws(CheckpointError) -> [UInt64: ParkedSession]? {
         var request = LocalRequest(verb: "park")
         request.deadline = deadline
         let answer: LocalAnswer
-        let file: SharedDescriptor?
+        let files: [SharedDescriptor]
         do throws(CheckpointError) {
-            (answer, file) = try AgentClient.converse(connection, request)
+            (answer, files) = try AgentClient.converse(connection, request)
         } catch {
             throw CheckpointError(
                 "a server does not park its session", why: error.why, errno: EBUSY,
                 advice: "The session goes on where it is; --force stops the server instead, and moves the session without its state")
         }
+        if answer.isLate == true { return nil }
         var result: [UInt64: ParkedSession] = [:]
         var offset = 0
         for parked in answer.parked ?? [] {
             var state = [UInt8](repeating: 0, count: max(0, min(parked.state_bytes, exportedStateLimit)))
-            guard state.isEmpty || (file.map { pread($0.raw, &state, state.count, off_t(offset)) } ?? 0) == state.count else {
+            guard state.isEmpty || (files.first.map { pread($0.raw, &state, state.count, off_t(offset)) } ?? 0) == state.count else {
                 throw CheckpointError("cannot read the state of a parked session", why: "the agent sent less than it said", errno: EBADMSG)
             }
             offset += state.count

@@ -17,16 +17,27 @@ final class Servers {
     private var receivers: [ReceiverConversation] = []
     private var watched: [RegisteredContinuation] = []
     private var bySocket: [UInt64: RegisteredContinuation] = [:]
+    private var byFlow: [String: RegisteredContinuation] = [:]
+    /// Connections that have ended while their process has not: it may be about to end, or to connect again.
+    private var lost: [(server: RegisteredServer, until: Deadline)] = []
+    private(set) var orphans: Orphans!
     private var offers: UInt64 = 1 << 63
     private var turns = 0
 
     /// How long a session that was parked for a former agent is left alone before its socket is looked at: its mover may not have locked it yet.
     private static let grace: UInt64 = 2_000_000_000
 
+    /// How long a server without a connection may take to end or to connect again, in milliseconds.
+    private static let patienceWithLost = 2500
+
     /// Processes that may be registered at once.
     private static let limit = 4096
 
-    init(policy: @escaping () -> Policy, log: @escaping (String, [String: String]) -> Void) throws(CheckpointError) {
+    /// `start` runs this program with arguments and tells its pid, `isRunning` whether it still does.
+    init(
+        policy: @escaping () -> Policy, start: @escaping ([String]) -> Int32?, isRunning: @escaping (Int32) -> Bool,
+        log: @escaping (String, [String: String]) -> Void
+    ) throws(CheckpointError) {
         (self.policy, self.log) = (policy, log)
         listener = try AgentListeners.servers()
         // A duplicate of each descriptor of each server.
@@ -34,6 +45,7 @@ final class Servers {
         getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
         limit.rlim_cur = limit.rlim_max
         setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
+        orphans = Orphans(of: self, start: start, isRunning: isRunning, log: log)
     }
 
     func close() {
@@ -44,12 +56,14 @@ final class Servers {
 
     // MARK: The loop
 
-    private enum Source { case listener, acceptor(String), server(RegisteredServer), mover(ParkConversation), receiver(ReceiverConversation) }
+    private enum Source { case listener, acceptor(String), server(RegisteredServer), process(RegisteredServer), mover(ParkConversation), receiver(ReceiverConversation) }
     private var sources: [Source] = []
 
     var entries: [pollfd] {
         sources = [.listener] + acceptors.keys.map { .acceptor($0) }
         sources += servers.map { .server($0) }
+        // A child may keep the connection of a dead server open.
+        sources += (servers + lost.map(\.server)).filter { $0.memory != nil }.map { .process($0) }
         sources += movers.map { .mover($0) }
         sources += receivers.map { .receiver($0) }
         return sources.map { source in
@@ -60,6 +74,7 @@ final class Servers {
             case .server(let server):
                 entry.fd = server.connection.raw
                 if server.outbox.isWaiting { entry.events |= Int16(POLLOUT) }
+            case .process(let server): entry.fd = server.process?.raw ?? -1
             case .mover(let mover): entry.fd = mover.connection.raw
             case .receiver(let receiver): entry.fd = receiver.connection.raw
             }
@@ -68,12 +83,15 @@ final class Servers {
     }
 
     /// Milliseconds until something is due without an event.
-    var patience: Int32 { movers.contains(where: \.isWaiting) ? 20 : watched.isEmpty ? 1000 : 20 }
+    var patience: Int32 { movers.contains(where: \.isWaiting) || !watched.isEmpty || !lost.isEmpty || !orphans.isEmpty ? 20 : 1000 }
 
     func handle(_ isReady: (Int) -> Bool) {
         for (index, source) in sources.enumerated() where isReady(index) { handle(source) }
         for mover in movers { mover.look() }
         settle()
+        for entry in lost where entry.until.hasPassed { entry.server.removeAll() }
+        lost.removeAll { $0.until.hasPassed }
+        orphans.look()
     }
 
     private func handle(_ source: Source) {
@@ -84,6 +102,7 @@ final class Servers {
             case .server(let server):
                 server.outbox.flush()
                 try server.receive()
+            case .process(let server): ended(server)
             case .mover(let mover): try mover.receive()
             case .receiver(let receiver): try receiver.receive()
             }
@@ -96,11 +115,17 @@ final class Servers {
         switch source {
         case .listener, .acceptor: log("server-refused", ["reason": error.description])
         case .server(let server):
-            servers.removeAll { $0 === server }
-            server.removeAll()
-            for receiver in receivers { receiver.ended(server) }
-            updateAcceptors()
+            guard servers.contains(where: { $0 === server }) else { return }
+            remove(server)
             log("server-gone", ["service": server.service ?? "-", "pid": String(server.pid), "reason": error.why])
+            if server.memory == nil {
+                server.removeAll()
+            } else if server.hasEnded {
+                orphans.take(server)
+            } else {
+                lost.append((server, Deadline(milliseconds: Self.patienceWithLost)))
+            }
+        case .process: break
         case .mover(let mover):
             movers.removeAll { $0 === mover }
             mover.abandon()
@@ -108,6 +133,24 @@ final class Servers {
             receivers.removeAll { $0 === receiver }
             receiver.abandon()
         }
+    }
+
+    private func remove(_ server: RegisteredServer) {
+        servers.removeAll { $0 === server }
+        for receiver in receivers { receiver.ended(server) }
+        updateAcceptors()
+    }
+
+    /// The process has ended; what it has said before is heard first.
+    private func ended(_ server: RegisteredServer) {
+        if servers.contains(where: { $0 === server }) {
+            try? server.receive()
+            remove(server)
+        } else if !lost.contains(where: { $0.server === server }) {
+            return
+        }
+        lost.removeAll { $0.server === server }
+        orphans.take(server)
     }
 
     private func admit() throws(CheckpointError) {
@@ -121,6 +164,9 @@ final class Servers {
         guard servers.count < Self.limit else {
             throw CheckpointError("process \(server.pid) cannot register", why: "\(Self.limit) processes have", errno: EAGAIN)
         }
+        // It connects again: it lives, and tells everything anew.
+        for entry in lost where entry.server.pid == server.pid && !entry.server.hasEnded { entry.server.removeAll() }
+        lost.removeAll { $0.server.pid == server.pid && !$0.server.hasEnded }
         servers.append(server)
     }
 
@@ -138,16 +184,25 @@ final class Servers {
     }
 
     /// A mover has asked about sockets; the connection is its from now on.
-    func begin(_ connection: SharedDescriptor, _ inodes: [UInt64]) -> LocalAnswer {
+    func begin(_ connection: SharedDescriptor) -> ParkConversation {
         let mover = ParkConversation(connection, in: self)
         movers.append(mover)
-        return mover.find(inodes)
+        return mover
     }
 
     // MARK: Sessions
 
-    func know(_ inode: UInt64, as continuation: RegisteredContinuation) { bySocket[inode] = continuation }
-    func forget(_ inode: UInt64) { bySocket[inode] = nil }
+    func know(_ channel: RegisteredContinuation.Channel, as continuation: RegisteredContinuation) {
+        bySocket[channel.inode] = continuation
+        byFlow[channel.flow] = continuation
+    }
+
+    /// Another one may have the socket meanwhile.
+    func forget(_ channel: RegisteredContinuation.Channel, of continuation: RegisteredContinuation) {
+        if bySocket[channel.inode] === continuation { bySocket[channel.inode] = nil }
+        if byFlow[channel.flow] === continuation { byFlow[channel.flow] = nil }
+    }
+
     func continuation(of inode: UInt64) -> RegisteredContinuation? { bySocket[inode] }
 
     /// Nobody says how the move of this session ended. A dead mover locks no socket any more; a former agent's may be about to.
@@ -176,9 +231,12 @@ final class Servers {
 
     // MARK: Offers
 
-    /// The servers of a service take turns.
-    func nextServer(of service: String) -> RegisteredServer? {
-        let able = servers.filter { $0.service == service && $0.accepts }
+    func hasServer(of service: String) -> Bool { servers.contains { $0.service == service && $0.accepts } }
+
+    /// The servers of a service take turns; the one that has the session is not offered it.
+    func nextServer(of service: String, local: String, peer: String) -> RegisteredServer? {
+        let owner = byFlow[RegisteredContinuation.Channel.flow(local, peer)]?.server
+        let able = servers.filter { $0.service == service && $0.accepts && $0 !== owner }
         guard !able.isEmpty else { return nil }
         turns += 1
         return able[turns % able.count]
@@ -192,6 +250,12 @@ final class Servers {
     func accepted(_ offer: UInt64, as continuation: UInt64) { _ = receivers.first { $0.accepted(offer, as: continuation) } }
     func declined(_ number: UInt64, by server: RegisteredServer, _ reason: String) { _ = receivers.first { $0.declined(number, by: server, reason) } }
     func ready(_ number: UInt64, at server: RegisteredServer) { _ = receivers.first { $0.ready(number, at: server) } }
+
+    /// A successor has produced other output than the client has.
+    func differed(_ number: UInt64, at server: RegisteredServer, _ what: String) {
+        let peer = server.continuations[number]?.channels.values.first?.peer
+        log("session-ended", ["service": server.service ?? "-", "peer": peer ?? "-", "pid": String(server.pid), "reason": what])
+    }
 
     /// A service has an acceptor here exactly while one of its servers takes sessions, so that a move without one is refused at once.
     func updateAcceptors() {
@@ -211,8 +275,10 @@ final class Servers {
     }
 
     var status: [AgentStatus.Server] {
-        servers.compactMap { server in
-            server.service.map { .init(service: $0, pid: server.pid, sessions: server.continuations.count, accepts: server.accepts) }
+        (servers + orphans.dead).compactMap { server in
+            server.service.map {
+                .init(service: $0, pid: server.pid, sessions: server.continuations.count, accepts: server.accepts, isDead: server.isDead)
+            }
         }
     }
 }

@@ -15,12 +15,14 @@ private struct ReceiverMessage: Decodable {
     var channels: [Channel]?
     var state_bytes: Int?
     var state_version: UInt32?
+    var repeat_bytes: Int?
 }
 
 private struct ReceiverReply: Encodable {
     var type: String
     var reason: String?
     var pid: Int32?
+    var repeats: Bool?
 }
 
 /// One conversation with the receiving end of a move.
@@ -63,8 +65,9 @@ final class ReceiverConversation {
         }
     }
 
-    private func reply(_ type: String, _ reason: String? = nil, pid: Int32? = nil) {
-        let bytes = Array((try? JSONEncoder().encode(ReceiverReply(type: type, reason: reason, pid: pid))) ?? Data()) + [UInt8(ascii: "\n")]
+    private func reply(_ type: String, _ reason: String? = nil, pid: Int32? = nil, repeats: Bool? = nil) {
+        let reply = ReceiverReply(type: type, reason: reason, pid: pid, repeats: repeats)
+        let bytes = Array((try? JSONEncoder().encode(reply)) ?? Data()) + [UInt8(ascii: "\n")]
         _ = cproc_send_fds(connection.raw, bytes, bytes.count, nil, 0)
     }
 
@@ -75,7 +78,7 @@ final class ReceiverConversation {
 
     private func offer(_ message: ReceiverMessage) {
         for flow in message.flows ?? [] {
-            guard let server = servers.nextServer(of: service) else { return decline("no server of \(service) takes sessions now") }
+            guard let server = servers.nextServer(of: service, local: flow.local, peer: flow.peer) else { return decline("no server of \(service) takes sessions now") }
             let number = servers.nextOffer()
             var offer = sc_wire_offer()
             offer.head = packetHead(SC_WIRE_OFFER, number, sc_wire_offer.self)
@@ -92,7 +95,8 @@ final class ReceiverConversation {
     func accepted(_ number: UInt64, as continuation: UInt64) -> Bool {
         guard let index = offers.firstIndex(where: { $0.number == number }) else { return false }
         offers[index].continuation = continuation
-        if offers.allSatisfy({ $0.continuation != nil }) { reply("accept") }
+        guard offers.allSatisfy({ $0.continuation != nil }) else { return true }
+        reply("accept", repeats: offers.allSatisfy { $0.server.version >= 2 })
         return true
     }
 
@@ -111,10 +115,19 @@ final class ReceiverConversation {
         guard let first = channels.first, channels.count <= Int(SC_WIRE_CHANNELS),
             let offered = offers.first(where: { $0.local == first.local && $0.peer == first.peer }), let number = offered.continuation
         else { return decline("a session came that was not offered") }
-        guard descriptors.count == channels.count + (length > 0 ? 1 : 0) else { return decline("a session came without its descriptors") }
+        let repeated = message.repeat_bytes ?? 0
+        guard descriptors.count == channels.count + (length + repeated > 0 ? 1 : 0) else { return decline("a session came without its descriptors") }
         guard length <= Int(SC_WIRE_STATE) else { return decline("its state has \(length) bytes, \(SC_WIRE_STATE) are allowed") }
         var state = [UInt8](repeating: 0, count: length)
         if length > 0, pread(descriptors[channels.count].raw, &state, length, 0) != length { return decline("its state cannot be read") }
+        guard repeated <= MemoryLayout<sc_memory_repeat>.size + Int(SC_MEMORY_OUTPUT_SIZE) else {
+            return decline("its server would have to repeat \(repeated) bytes of output")
+        }
+        if repeated > 0 {
+            var record = [UInt8](repeating: 0, count: repeated)
+            guard pread(descriptors[channels.count].raw, &record, repeated, off_t(length)) == repeated else { return decline("its output cannot be read") }
+            offered.server.outbox.send(packetHead(SC_WIRE_REPEAT, number, sc_wire_head.self, more: repeated), record)
+        }
         var packet = sc_wire_import()
         packet.head = packetHead(SC_WIRE_IMPORT, number, sc_wire_import.self, more: length)
         (packet.state_version, packet.state_length, packet.channels) = (message.state_version ?? 0, UInt32(length), UInt32(channels.count))

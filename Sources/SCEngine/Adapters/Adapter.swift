@@ -86,16 +86,19 @@ extension SessionCapture {
         for (index, channel) in channels.enumerated() {
             var position = learnt[index]
             if let adapter, let known = position { position = try adapter.fix(known, channel: channel) }
-            guard let exported = exported(by: index) else {
+            guard let exported = try exported(by: index) else {
                 sessions.append(Session(id: id(of: index), channels: [channel], state: state, adapter: position))
                 continue
             }
             var channel = channel
             channel.name = exported.role
+            // What the server had read since its export lies before its successor again: the queue begins earlier, and ends where it ended.
+            channel.receiveQueue = exported.input + channel.receiveQueue
+            channel.bytesRead &-= UInt64(exported.input.count)
             sessions.append(
                 Session(
                     id: id(of: index), channels: [channel], state: state.isEmpty ? exported.state : state,
-                    adapter: position ?? AdapterState(stateVersion: exported.stateVersion)))
+                    adapter: position ?? AdapterState(exported)))
         }
         return sessions
     }

@@ -17,6 +17,9 @@ package final class HeldSocket {
     /// Bytes of the connection that were moved before this socket existed (earlier hosts); added to the kernel's counters.
     package var base: (written: UInt64, read: UInt64) = (0, 0)
 
+    /// Data bytes that the kernel counts as written and read on this socket, at the dump.
+    private(set) package var counted: (written: UInt64, read: UInt64) = (0, 0)
+
     private var reuseAddress: Int32 = 0
     private var ownFilter: [UInt64] = []
     private var isLocked = false
@@ -159,9 +162,11 @@ package final class HeldSocket {
         guard let info = view.tcpInfo else { throw CheckpointError("cannot read TCP_INFO of descriptor \(fd)", why: "the socket is gone") }
         // The kernel counts the SYN or FIN that was acknowledged with the data (tcp_snd_una_update): the FIN only after all data.
         let finAcked: UInt64 = channel.state == .finWait2 ? 1 : 0
-        channel.bytesWritten = base.written &+ info.bytes_acked &- finAcked &+ UInt64(channel.sendQueue.count)
+        counted.written = info.bytes_acked &- finAcked &+ UInt64(channel.sendQueue.count)
+        channel.bytesWritten = base.written &+ counted.written
         let finRead: UInt64 = channel.state.finReceived ? 1 : 0
-        channel.bytesRead = base.read &+ info.bytes_received &- finRead &- UInt64(channel.receiveQueue.count)
+        counted.read = info.bytes_received &- finRead &- UInt64(channel.receiveQueue.count)
+        channel.bytesRead = base.read &+ counted.read
     }
 
     /// What a change of the connection between two moments shows in: compared to prove that an unlocked dump saw one state.

@@ -12,11 +12,14 @@ package final class SessionCapture {
     private let drop: DropProgram
     private var baselines: [Bool: OptionBaseline] = [:]
     private let holders: [TargetProcess]
+    /// Those of sessions whose servers may not answer when they are asked to park.
+    private let silent: [TargetProcess]
     private let stopped: StoppedProcesses
     private let parking: (any SessionParking)?
     /// What joins the processes of the one session that `selected` makes up; nil: each connection is a session.
     package let group: GroupCapture?
     private var parked: [UInt64: ParkedSession] = [:]
+    private var logged: [UInt64: LoggedSession] = [:]
     private var isReleased = false
 
     /// Opens everything that can be opened while the sessions run. `isGuarded`: a guard continues the stopped processes should this tool die; a move
@@ -46,6 +49,8 @@ package final class SessionCapture {
         var holders = Self.holders(of: selected.filter { !cooperative.contains($0.channel.inode) })
         for process in group?.group.processesToStop ?? [] where !holders.contains(where: { $0.pid == process.pid }) { holders.append(process) }
         self.holders = holders
+        let logged = parking?.logged ?? []
+        silent = Self.holders(of: selected.filter { logged.contains($0.channel.inode) })
         for socket in sockets {
             if let entry = SessionRegistry.find(socket.raw) { socket.base = (entry.written, entry.read) }
         }
@@ -55,10 +60,10 @@ package final class SessionCapture {
     private static func holders(of selected: [SelectedSession]) -> [TargetProcess] {
         guard !selected.isEmpty else { return [] }
         var result: [Int32: TargetProcess] = [:]
-        for session in selected { result[session.process.pid] = session.process }
+        // An agent that keeps a duplicate for its server reads nothing; stopped for a hold, it would serve nobody.
+        for session in selected where session.process.command != "sc-checkpoint" { result[session.process.pid] = session.process }
         // A descriptor passed on at fork(2) is shared without a trace; one walk of /proc finds it for any number of sessions, while they run.
         for holder in TargetProcess.holders(ofInodes: Set(selected.map(\.channel.inode))) where result[holder.pid] == nil {
-            // An agent that keeps a duplicate for its server reads nothing; stopped for a hold, it would serve nobody.
             if holder.command != "sc-checkpoint" { result[holder.pid] = holder }
         }
         return Array(result.values)
@@ -82,7 +87,7 @@ package final class SessionCapture {
                 SourceEntry.Socket(
                     pid: session.process.pid, fd: socket.fd, inode: session.channel.inode, reuseAddress: reuseAddress, ownFilter: ownFilter))
         }
-        return (sockets, holders.map { SourceEntry.Holder(pid: $0.pid, wasRunning: !$0.isStopped) })
+        return (sockets, (holders + silent).map { SourceEntry.Holder(pid: $0.pid, wasRunning: !$0.isStopped) })
     }
 
     /// Refuses sessions that another move has taken, or that can no longer be moved, since they were selected. Called when nobody else can take them.
@@ -95,29 +100,38 @@ package final class SessionCapture {
     }
 
     /// Pidfds of the processes that are stopped, and the sockets: what a keeper holds.
-    package var keepsakes: [Int32] { holders.map(\.pidfdNumber) + sockets.map(\.raw) }
+    package var keepsakes: [Int32] { (holders + silent).map(\.pidfdNumber) + sockets.map(\.raw) }
 
     /// Starts what guards the processes against the death of this tool, so that `stop` has only to stop them.
     package func prepareStop() {
         for process in holders { stopped.arm(process) }
     }
 
-    /// What its server said of the session when it parked; nil when its process was stopped.
-    package func exported(by index: Int) -> ParkedSession? { parked[selected[index].channel.inode] }
+    /// What its server said of the session when it parked, or what its memory and the dump say; nil when its process was only stopped.
+    package func exported(by index: Int) throws(CheckpointError) -> ParkedSession? {
+        let inode = selected[index].channel.inode
+        guard let logged = logged[inode] else { return parked[inode] }
+        let counted = sockets[index].counted
+        return try logged.resolve(read: counted.read, written: counted.written)
+    }
 
-    /// The most bytes of state that the servers can export.
-    package var exportLimit: Int { (parking?.sockets.count ?? 0) * exportedStateLimit }
+    /// The most bytes of state that the servers can export, and of their logs.
+    package var exportLimit: Int { (parking?.sockets.count ?? 0) * exportedStateLimit + (parking?.logged.count ?? 0) * loggedLimit }
 
     /// The servers park and the processes stand still until `giveBack`, `letGo` or `keepHeld`.
     package func stop() throws(CheckpointError) {
-        if let parking { parked = try parking.park() }
+        var toStop = holders
+        var isSeized = false
+        if let parking {
+            if let parked = try parking.park() { self.parked = parked } else { (isSeized, toStop) = (true, holders + silent) }
+        }
         var asked: [TargetProcess] = []
         if let group, let signal = group.options.parkSignal {
             let members = Set(group.group.members.map(\.process.pid))
             asked = holders.filter { members.contains($0.pid) }
             try stopped.park(asked, by: signal, timeout: Int32(clamping: group.options.parkDeadline))
         }
-        for process in holders where !asked.contains(where: { $0.pid == process.pid }) {
+        for process in toStop where !asked.contains(where: { $0.pid == process.pid }) {
             do throws(CheckpointError) {
                 try stopped.stop(process)
             } catch {
@@ -126,6 +140,7 @@ package final class SessionCapture {
                 guard error.errno == ESRCH, !isServer else { throw error }
             }
         }
+        if isSeized, let parking { logged = try parking.seize() }
     }
 
     /// Silences every socket; then reads it. The processes are stopped.

@@ -16,6 +16,7 @@ package final class AcceptorHandover: HandoverDriver {
     private var pid: Int32 = 0
     private var offers: [SessionOffer] = []
     private var layout: Session?
+    private var canRepeat = false
 
     /// `deadline` is the time in milliseconds that the acceptor has for each answer.
     /// An acceptor that does not run as `user` (SO_PEERCRED) is refused.
@@ -40,7 +41,7 @@ package final class AcceptorHandover: HandoverDriver {
         let flows = offers.map { ["local": $0.flow.service.description, "peer": $0.flow.client.description, "kind": "tcp"] }
         try send(
             AcceptorRequest(type: "offer", flows: flows, names: layout?.deliveries.map(\.name), state_bytes: offers.reduce(0) { $0 + $1.stateBytes }))
-        try expect("accept", "to the offer")
+        canRepeat = try expect("accept", "to the offer").repeats ?? false
     }
 
     private func connect() throws(CheckpointError) -> SharedDescriptor {
@@ -53,20 +54,24 @@ package final class AcceptorHandover: HandoverDriver {
             advice: "Start the receiving process first; it has to listen on that Unix socket")
     }
 
-    package func rebuild(_ session: Session) throws(CheckpointError) { try fresh.rebuild(session) }
+    package func rebuild(_ session: Session) throws(CheckpointError) {
+        if !canRepeat { try session.requireNoRepetition("the acceptor at \(path)") }
+        try fresh.rebuild(session)
+    }
 
     package func consent() throws(CheckpointError) {
         for entry in fresh.sessions {
             var descriptors = FreshSockets.delivered(entry.session, entry.sockets.map(\.raw) + entry.locals.descriptors)
             let state = entry.session.state
-            let file = state.isEmpty ? nil : try makeStateFile(state)
+            let repeated = entry.session.adapter?.repetition.flatMap { $0.hasOutput ? $0.output : nil } ?? []
+            let file = state.isEmpty && repeated.isEmpty ? nil : try makeStateFile(state + repeated)
             if let file { descriptors.append(file.raw) }
             let channels = entry.session.deliveries.map { AcceptorChannel($0, of: entry.session) }
             try withExtendedLifetime(file) { () throws(CheckpointError) in
                 try send(
                     AcceptorRequest(
                         type: "session", id: entry.session.id.description, channels: channels, state_bytes: state.count,
-                        state_version: entry.session.adapter?.stateVersion),
+                        state_version: entry.session.adapter?.stateVersion, repeat_bytes: repeated.isEmpty ? nil : repeated.count),
                     descriptors: descriptors)
             }
         }
@@ -138,8 +143,9 @@ package final class AcceptorHandover: HandoverDriver {
         }
     }
 
-    private func expect(_ wanted: String, _ moment: String) throws(CheckpointError) {
-        guard let connection else { return }
+    @discardableResult
+    private func expect(_ wanted: String, _ moment: String) throws(CheckpointError) -> AcceptorReply {
+        guard let connection else { throw CheckpointError("the acceptor at \(path) has gone", why: "not connected", errno: ENOTCONN) }
         let deadline = Deadline(milliseconds: self.deadline)
         var line: [UInt8] = []
         while line.last != UInt8(ascii: "\n") {
@@ -165,5 +171,6 @@ package final class AcceptorHandover: HandoverDriver {
                 "the acceptor at \(path) declined \(moment)", why: reason, errno: ECONNREFUSED, advice: "The session stays where it was")
         }
         if let other = reply.pid, other > 0 { pid = other }
+        return reply
     }
 }

@@ -71,6 +71,8 @@ struct AcceptorRequest: Encodable {
     var state_bytes: Int?
     /// With a state that a server had exported by libsc.
     var state_version: UInt32?
+    /// Behind the state, in the same file: output that the server will produce again and that must not reach the client (sc_memory.h, sc_memory_repeat).
+    var repeat_bytes: Int?
 
     /// The message's bytes, newline included.
     var line: [UInt8] {
@@ -86,6 +88,8 @@ struct AcceptorReply: Decodable {
     var reason: String?
     /// With `ready`: the process that has the sessions, when it is another than the one that listens.
     var pid: Int32?
+    /// With `accept`: it keeps output back that its client has already.
+    var repeats: Bool?
 
     init?(_ bytes: [UInt8]) {
         guard let reply = try? JSONDecoder().decode(AcceptorReply.self, from: Data(bytes)) else { return nil }

@@ -51,7 +51,10 @@ package final class ExecHandover: HandoverDriver {
         return path.split(separator: ":").map { "\($0)/\(program)" }
     }
 
-    package func rebuild(_ session: Session) throws(CheckpointError) { try fresh.rebuild(session) }
+    package func rebuild(_ session: Session) throws(CheckpointError) {
+        try session.requireNoRepetition("a new process")
+        try fresh.rebuild(session)
+    }
 
     package func consent() throws(CheckpointError) {
         // One session at most has a state (`prepare`).

@@ -91,6 +91,7 @@ package final class TransplantHandover: HandoverDriver {
     }
 
     package func rebuild(_ session: Session) throws(CheckpointError) {
+        try session.requireNoRepetition("a server that was never changed")
         for channel in session.channels {
             guard let guest = guests[Flow(channel)], let state = session.adapter else {
                 throw CheckpointError("the image holds a session that was not offered", why: "\(Flow(channel))", errno: EPROTO)

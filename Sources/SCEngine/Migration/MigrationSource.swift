@@ -161,15 +161,17 @@ package final class MigrationSource {
         let signals = BlockedSignals()
         defer { signals.restore() }
         let transaction = SourceTransaction(migration, request, capture, answer)
+        var urgency: Urgency?
         do throws(CheckpointError) {
             try stage(.prepare, link) { () throws(CheckpointError) in try transaction.prepare() }
+            urgency = Urgency()
             try stage(.park, link) { () throws(CheckpointError) in try capture.stop() }
             try stage(.freeze, link) { () throws(CheckpointError) in
                 if answer.isReturning {
-                    // The target passes these flows on to us: it parks them first, and what is already on its way still arrives here.
+                    // The target passes these flows on to us: it parks them first. What is already on its way and comes
+                    // after our own freeze is relayed with the held packets.
                     try link.report(.freeze)
                     try link.expect(.freeze)
-                    pause(microseconds: 200)
                 }
                 try transaction.freeze()
             }
@@ -190,6 +192,7 @@ package final class MigrationSource {
             try stage(.steer, link) { () throws(CheckpointError) in try transaction.steer() }
             try stage(.activate, link) { () throws(CheckpointError) in try link.expect(.activate) }
         } catch {
+            urgency?.end()
             // The conversation is over; a question about the move's standing begins a new one.
             link.sendFailure(error)
             link.cut()
@@ -200,6 +203,7 @@ package final class MigrationSource {
         } catch {
             throw transaction.leftToKeeper(error)
         }
+        urgency?.end()
         transaction.finish(link)
     }
 }

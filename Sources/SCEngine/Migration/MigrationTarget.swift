@@ -13,6 +13,8 @@ package final class MigrationTarget {
     private var journal: Journal?
     private var keeper: Keeper?
     private var fence: (any Fence)?
+    /// From the answer on: the time until the sessions come is spent waiting.
+    private var urgency: Urgency?
     /// Decides who receives the sessions of an offer, and as which user an acceptor must run (nil: any); throws the refusal.
     private let decide: (Offer) throws(CheckpointError) -> (Handover, UInt32?)
     /// The source may have files and UDP ports of this host opened.
@@ -87,6 +89,7 @@ package final class MigrationTarget {
                 steering?.giveBack()
                 return nil
             }
+            urgency = Urgency()
             try receiveSessions(driver, offer)
             try driver.confirm()
             try fence?.take()
@@ -102,6 +105,7 @@ package final class MigrationTarget {
         link.sendFailure(error)
         driver.discard()
         steering?.giveBack()
+        urgency?.end()
         // In this order: once the journal is gone, the source is told by whoever it asks that the move was given up.
         journal?.remove()
         keeper?.dismiss()
@@ -279,6 +283,7 @@ package final class MigrationTarget {
             }
             try steering?.release()
             try? link.report(.activate)
+            urgency?.end()
             try fence?.settle()
             // The client is served; the rest is tidying up, with programs that take milliseconds.
             driver.cleanUp()

@@ -63,6 +63,11 @@ package final class PeerLink {
         case .tls(let peer):
             let connection = try connectTLS(peer, timeout)
             return try PeerLink(input: connection, output: connection, peer: target.description, timeout: timeout)
+        case .own:
+            let (own, child) = try spawnOnStream([ownProgram, "receive"], environment: nil, in: nil)
+            let link = try PeerLink(input: own, output: own, peer: "this host", timeout: timeout)
+            link.child = child
+            return link
         case .ssh(let host):
             // ssh's own messages (a refused key, an unknown host) belong on this terminal.
             let (own, child) = try spawnOnStream(shell + [host, program, "receive"], environment: nil, in: nil)

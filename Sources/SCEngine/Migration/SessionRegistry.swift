@@ -23,7 +23,7 @@ package enum SessionRegistry {
         var lines = [
             "pid=\(pid)", "inode=\(inode)", "id=\(session.id.high) \(session.id.low)", "written=\(base.written)", "read=\(base.read)",
         ]
-        if let adapter = session.adapter {
+        if let adapter = session.adapter?.lasting {
             lines.append("adapter=\(adapter.name)")
             lines.append("state=\(adapter.bytes.map { hexadecimal($0) }.joined())")
         }

@@ -131,7 +131,7 @@ package final class SourceRecovery {
     /// The sockets were emptied for a target in the same namespace; their sessions are in the keeper's file.
     private func takeBack() {
         guard let file = kept.files.first, let sessions = try? readSessionFile(file), let namespace else { return }
-        for (socket, channel) in zip(sockets, sessions.flatMap(\.channels)) {
+        for (socket, channel) in zip(sockets, sessions.flatMap(\.untouched)) {
             // A socket that still has its connection was not emptied yet.
             if socket.view.peer != nil {
                 socket.giveBack()

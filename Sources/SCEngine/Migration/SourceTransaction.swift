@@ -154,7 +154,7 @@ private final class LocalReturn {
     }
 
     func takeBack() {
-        for (socket, channel) in zip(capture.sockets, sessions.flatMap(\.channels)) {
+        for (socket, channel) in zip(capture.sockets, sessions.flatMap(\.untouched)) {
             guard let copy = try? socket.duplicate() else { continue }
             let restored = try? RestoredSocket(channel, onto: copy, in: capture.namespace, isInPlace: true)
             try? restored?.activate()

@@ -1,15 +1,19 @@
 // Where a migration goes, as users write it.
 
-/// `[user@]HOST` over ssh, `tls://HOST:PORT` (an agent), or `unix:PATH`.
+/// `[user@]HOST` over ssh, `tls://HOST:PORT` (an agent), `unix:PATH`, or `self`.
 package enum TargetAddress: Sendable, Equatable, Codable {
     case ssh(String)
     case unix(String)
     /// An agent, by address or by the name under which it is trusted.
     case tls(String)
+    /// Another process of this host.
+    case own
 
     /// nil when the text is none of them, or could be taken for an option by ssh.
     package init?(_ text: String) {
-        if text.hasPrefix("unix:") {
+        if text == "self" {
+            self = .own
+        } else if text.hasPrefix("unix:") {
             guard text.count > 5 else { return nil }
             self = .unix(String(text.dropFirst(5)))
         } else if text.hasPrefix("tls://") {
@@ -26,6 +30,7 @@ package enum TargetAddress: Sendable, Equatable, Codable {
         case .ssh(let host): host
         case .unix(let path): "unix:\(path)"
         case .tls(let peer): "tls://\(peer)"
+        case .own: "self"
         }
     }
 }

@@ -9,6 +9,9 @@ package struct ParkedSession: Sendable, Equatable {
     package var stateVersion: UInt32
     /// What the server calls the channel.
     package var role: String
+    /// What it had read since its export, of a server that could not be asked.
+    package var input: [UInt8] = []
+    package var repetition: Repetition?
 
     package init(state: [UInt8], stateVersion: UInt32, role: String) { (self.state, self.stateVersion, self.role) = (state, stateVersion, role) }
 }
@@ -18,28 +21,20 @@ package struct ParkedSession: Sendable, Equatable {
 package protocol SessionParking: AnyObject {
     /// Sockets, by inode, whose servers take part.
     var sockets: Set<UInt64> { get }
-    /// Returns when no server touches its sessions any longer; throws when one does not park in time, and then none is parked.
-    func park() throws(CheckpointError) -> [UInt64: ParkedSession]
+    /// Those that can be taken from servers that do not answer, by what they keep in shared memory.
+    var logged: Set<UInt64> { get }
+    /// Returns when no server touches its sessions any longer; throws when one does not park in time, and then none is parked. nil: they do not park, and
+    /// all sessions can be taken all the same: stop the processes, then `seize`.
+    func park() throws(CheckpointError) -> [UInt64: ParkedSession]?
+    /// What the memory says. Only while the processes stand still; the sockets' counters complete it.
+    func seize() throws(CheckpointError) -> [UInt64: LoggedSession]
     /// The sessions stay: their servers go on with them.
     func resume()
     /// The sessions are served elsewhere: their servers close what is left.
     func gone()
 }
 
-extension AdapterState {
-    /// The "adapter" of a session whose server exported its state itself: it remembers the state's version.
-    package static let serverName = "libsc"
-
-    init(stateVersion: UInt32) {
-        self.init(name: Self.serverName, bytes: (0..<4).map { UInt8(truncatingIfNeeded: stateVersion >> (8 * $0)) })
-    }
-
-    /// The version of an exported state; nil when the state was not exported by a server.
-    package var stateVersion: UInt32? {
-        guard name == Self.serverName, bytes.count == 4 else { return nil }
-        return bytes.reversed().reduce(0) { $0 << 8 | UInt32($1) }
-    }
-}
-
 /// The most bytes of state that a server exports of one session (SC_STATE_MAX of sc.h).
 package let exportedStateLimit = 65536
+/// The most bytes of its log (SC_LOG_MAX), and of the output that it keeps (SC_MEMORY_OUTPUT_SIZE).
+let loggedLimit = 262_144 + 65536

@@ -41,9 +41,9 @@ final class RouterSteering: SourceSteering {
     private static func open(_ place: TargetAddress, shell: [String], program: String, timeout: Int) throws(CheckpointError) -> LineLink {
         switch place {
         case .unix(let path): try LineLink(path: path, named: "the router at unix:\(path)", timeout: timeout)
-        case .tls(let peer):
+        case .tls, .own:
             throw CheckpointError(
-                "cannot ask the router \(peer)", why: "an agent does not steer", errno: EOPNOTSUPP,
+                "cannot ask the router \(place.description)", why: "an agent does not steer", errno: EOPNOTSUPP,
                 advice: "Use ssh (router:HOST), or router:unix:PATH")
         case .ssh(let host):
             try LineLink(

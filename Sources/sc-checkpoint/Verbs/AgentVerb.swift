@@ -49,7 +49,8 @@ struct AgentVerb: ParsableCommand {
         if json { return Terminal.json(status) }
         Terminal.print("agent \(status.pid), policy \(status.policy), listening on \(status.listen ?? "no address")")
         for server in status.servers {
-            Terminal.print("server \(server.pid) of \(server.service), \(server.sessions) sessions\(server.accepts ? ", takes more" : "")")
+            let more = server.isDead ? ", dead" : server.accepts ? ", takes more" : ""
+            Terminal.print("server \(server.pid) of \(server.service), \(server.sessions) sessions\(more)")
         }
         Terminal.table(
             ["PID", "KIND", "PEER", "SESSIONS", "SECONDS"],

@@ -17,6 +17,7 @@ struct DrainVerb: ParsableCommand {
             EXAMPLE
               sc-checkpoint drain --service www --to tls://hostb=3 --to tls://hostc
               sc-checkpoint drain 812 --to root@hostb --into /run/www.sock --deadline 60
+              sc-checkpoint drain 812 --service echo --to self
 
             Exit status: 0 all moved; 1 some stayed; 3 something is left to recover.
             """)
@@ -25,6 +26,7 @@ struct DrainVerb: ParsableCommand {
     @Option(name: .long, help: ArgumentHelp("Where to, and with which weight; repeatable.", valueName: "TARGET[=WEIGHT]")) var to: [String]
     @Option(name: .long, help: ArgumentHelp("Sessions of this client.", valueName: "ADDR[:PORT]")) var peer: [String] = []
     @Option(name: .long, help: ArgumentHelp("Sessions with this local or remote port.", valueName: "PORT")) var port: [UInt16] = []
+    @Flag(name: .long, help: "With --service: the sessions whose servers have died.") var orphans = false
     @OptionGroup var receiver: ReceiverOptions
     @OptionGroup var move: MoveOptions
     @Option(name: .long, help: ArgumentHelp("This host's policy.", valueName: "FILE")) var config = Policy.defaultPath
@@ -131,6 +133,14 @@ struct DrainVerb: ParsableCommand {
     }
 
     private func select(_ selection: inout DrainSelection, _ filter: SessionFilter) throws {
+        if orphans, let name = receiver.service {
+            guard let found = try AgentClient.orphans(of: name), !found.descriptors.isEmpty else {
+                throw CheckpointError("no session of \(name) waits for a server", why: "none has lost its own, or no agent runs here", errno: ENOENT)
+            }
+            var filter = filter
+            filter.descriptors = found.descriptors
+            return try selection.add(TargetProcess(pid: found.agent), filter)
+        }
         guard let name = receiver.service else {
             throw CheckpointError(
                 "nothing is named to drain", why: "neither a process nor --service was given", errno: EINVAL,

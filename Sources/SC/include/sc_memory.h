@@ -1,0 +1,73 @@
+// The memory that a server shares with the agent of its host: what is left of a session when its process is killed or hangs. Not for servers.
+//
+// One memory file for each process (SC_WIRE_MEMORY), in which the continuation with the index i (the lower half of its number) has the bytes from
+// i * SC_MEMORY_STRIDE on; pages that were never written take no room:
+//
+//   0                      struct sc_memory_slot
+//   SC_MEMORY_STATES       two states of SC_WIRE_STATE bytes, of which the newest record names one
+//   SC_MEMORY_OUTPUT       the output since the export (or since it was last folded into the hash), from position `literal` on
+//   SC_MEMORY_INPUT        the input since the export, from position `in` of the record on
+//
+// The server may be killed between any two stores. So a record is never changed: the other one is written, its sequence last. Input is received by the
+// kernel into its final place here before the kernel counts it as read, and output stands here before the kernel gets it: how many bytes of either are
+// real, the socket's own counters tell (tcpi_bytes_received - SIOCINQ, tcpi_bytes_acked + SIOCOUTQ, FINs apart), whatever the server managed to note.
+// Both ends are on one host, so numbers are in its byte order. The agent reads with pread(2), only while the server is dead or stopped, and believes
+// nothing that it has not compared.
+#pragma once
+
+#include "sc_wire.h"
+
+#define SC_MEMORY_VERSION 1u
+#define SC_MEMORY_STRIDE 524288u
+#define SC_MEMORY_STATES 4096u
+#define SC_MEMORY_OUTPUT 135168u
+#define SC_MEMORY_OUTPUT_SIZE 65536u
+#define SC_MEMORY_INPUT 200704u
+/// The most bytes of input that a log takes.
+#define SC_MEMORY_INPUT_MAX 262144u
+
+/// What the process was about to do to the socket.
+enum sc_memory_intent { SC_MEMORY_IDLE, SC_MEMORY_RECEIVES, SC_MEMORY_SENDS };
+
+/// A moment to which the session can be taken back, and the output since then.
+struct sc_memory_record {
+    uint64_t sequence; // written last; 0: none. The higher one counts, if its checksum is right
+    uint64_t number;   // of the export: records of the same one have the same state
+    uint64_t in, out;  // the session's position in its input and output at the export
+    uint64_t literal;  // output from here on stands in the memory; what lies between `out` and it is in `hash`
+    uint64_t hash;     // sc_memory_hash
+    uint32_t state_index, state_length, state_version, reserved;
+    uint64_t state_checksum; // sc_memory_hash of the state
+    uint64_t checksum;       // of all fields before it
+};
+
+struct sc_memory_slot {
+    uint64_t continuation; // its number; 0: free
+    uint32_t log;          // bytes of input that the log takes; 0: none is kept
+    uint32_t has_base;     // 0: nothing was read or written yet; its positions are those of the record
+    uint64_t base_in, base_out; // the kernel's counters minus the positions, modulo 2^64
+    struct sc_memory_record records[2];
+    // Since the newest record; only with a log.
+    uint64_t in, out; // positions, behind the kernel's during a call
+    uint64_t gap;     // the number of the export after which input was read that the log did not take
+    uint32_t intent, reserved;
+    uint64_t intent_length; // at most so many bytes
+};
+
+/// Output that a successor produces again, and that its client has: it is compared, and not sent. After it come `literal` bytes.
+struct sc_memory_repeat {
+    uint64_t hashed; // bytes, of which only `hash` is known
+    uint64_t hash;
+    uint64_t literal; // the number of bytes after those
+};
+
+/// A polynomial modulo 2^64 over the bytes: the same for any division of them into pieces. Begin with 0. It finds differences that happen, not those that
+/// somebody computes.
+static inline uint64_t sc_memory_hash(uint64_t hash, const void *bytes, uint64_t length) {
+    const uint64_t k = 0x9e3779b97f4a7c15u, k2 = k * k, k4 = k2 * k2;
+    const unsigned char *next = (const unsigned char *)bytes;
+    for (; length >= 4; length -= 4, next += 4)
+        hash = hash * k4 + (next[0] + 1u) * (k2 * k) + (next[1] + 1u) * k2 + (next[2] + 1u) * k + (next[3] + 1u);
+    for (; length; length--) hash = hash * k + (*next++ + 1u);
+    return hash;
+}

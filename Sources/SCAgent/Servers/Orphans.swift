@@ -1,0 +1,123 @@
+// Sessions whose server has died: the agent's duplicates keep their connections, and another server of the service takes them, here or on another host.
+
+import CProc
+import Glibc
+import SCEngine
+import SCImage
+
+/// The dead servers with what they have left. A worker moves the sessions, as it moves those of living servers: the agent is the process that has them.
+final class Orphans {
+    private final class Grave {
+        let server: RegisteredServer
+        let deadline: Deadline
+        init(_ server: RegisteredServer, _ deadline: Deadline) { (self.server, self.deadline) = (server, deadline) }
+    }
+
+    /// The worker for one service, and what came of those before.
+    private struct Attempts {
+        var worker: Int32?
+        var failures = 0
+        var notBefore: UInt64 = 0
+    }
+
+    private unowned let servers: Servers
+    private let start: ([String]) -> Int32?
+    private let isRunning: (Int32) -> Bool
+    private let log: (String, [String: String]) -> Void
+    private var graves: [Grave] = []
+    private var attempts: [String: Attempts] = [:]
+
+    /// Between two attempts (ns).
+    private static let pause: UInt64 = 200_000_000
+
+    init(
+        of servers: Servers, start: @escaping ([String]) -> Int32?, isRunning: @escaping (Int32) -> Bool,
+        log: @escaping (String, [String: String]) -> Void
+    ) {
+        (self.servers, self.start, self.isRunning, self.log) = (servers, start, isRunning, log)
+    }
+
+    var isEmpty: Bool { graves.isEmpty }
+    var dead: [RegisteredServer] { graves.map(\.server) }
+
+    /// Those that wait, by the agent's own descriptors.
+    func descriptors(of service: String) -> [Int32] {
+        waiting(service).flatMap { $0.channels.values.map(\.descriptor.raw) }
+    }
+
+    private func waiting(_ service: String) -> [RegisteredContinuation] {
+        graves.filter { $0.server.service == service }.flatMap { $0.server.continuations.values }.filter {
+            if case .running = $0.state { true } else { false }
+        }
+    }
+
+    /// The server is dead. What cannot be taken back to an export ends now.
+    func take(_ server: RegisteredServer) {
+        guard let service = server.service, let memory = server.memory else { return server.removeAll() }
+        let seconds = servers.policy().services[service]?.orphanSeconds ?? 0
+        server.isDead = true
+        var kept = 0
+        for continuation in server.continuations.values {
+            if case .asked(let mover) = continuation.state { mover.died() }
+            guard case .running = continuation.state else { continue }
+            do throws(CheckpointError) {
+                guard seconds > 0, continuation.channels.count == 1, let channel = continuation.channels.values.first else {
+                    throw LoggedSession.lost(seconds > 0 ? "it has several channels" : "the policy leaves it no time")
+                }
+                guard let counted = SocketView(channel.descriptor.raw).counted else { throw LoggedSession.lost("its connection has ended") }
+                _ = try memory.session(continuation.number, role: channel.role).resolve(read: counted.read, written: counted.written)
+                kept += 1
+            } catch {
+                end(continuation, error.why)
+            }
+        }
+        log("server-died", ["service": service, "pid": String(server.pid), "sessions": String(kept), "seconds": String(seconds)])
+        graves.append(Grave(server, Deadline(milliseconds: seconds * 1000)))
+        attempts[service, default: Attempts()].notBefore = 0
+        look()
+    }
+
+    /// For both: the client is told by RST.
+    private func end(_ continuation: RegisteredContinuation, _ why: String) {
+        for channel in continuation.channels.values {
+            if !SocketView(channel.descriptor.raw).hasEnded {
+                log("session-ended", ["service": continuation.server.service ?? "-", "peer": channel.peer, "reason": why])
+            }
+            _ = cproc_disconnect(channel.descriptor.raw)
+        }
+        continuation.server.remove(continuation.number)
+    }
+
+    /// Called now and then.
+    func look() {
+        for grave in graves {
+            let idle = grave.server.continuations.values.filter { if case .running = $0.state { true } else { false } }
+            for continuation in idle where continuation.channels.values.contains(where: { SocketView($0.descriptor.raw).hasEnded }) {
+                end(continuation, "")
+            }
+            if grave.deadline.hasPassed { for continuation in idle { end(continuation, "no server has taken it in time") } }
+        }
+        graves.removeAll { $0.server.continuations.isEmpty }
+        for service in Set(graves.compactMap(\.server.service)) { attempt(service) }
+    }
+
+    private func attempt(_ service: String) {
+        var state = attempts[service] ?? Attempts()
+        defer { attempts[service] = state }
+        if let worker = state.worker {
+            guard !isRunning(worker) else { return }
+            (state.worker, state.notBefore) = (nil, monotonicNanoseconds() + Self.pause)
+            state.failures += 1
+        }
+        guard monotonicNanoseconds() >= state.notBefore, !waiting(service).isEmpty else { return }
+        let others = servers.policy().services[service]?.orphansTo ?? []
+        let targets = (servers.hasServer(of: service) ? ["self"] : []) + others
+        guard !targets.isEmpty else { return }
+        state.worker = start(["drain", "--orphans", "--service", service, "--to", targets[state.failures % targets.count], "--json"])
+    }
+}
+
+extension SocketView {
+    /// It has no connection any longer.
+    fileprivate var hasEnded: Bool { tcpInfo.map { $0.state == UInt8(TCPState.close.rawValue) } ?? true }
+}

@@ -1,0 +1,20 @@
+// sc-logged: a server whose sessions outlive it, for tests, and its client.
+//
+//   sc-logged serve ADDRESS PORT [salt] [rarely] [refuses]   answers each byte; SIGUSR1: it loops for ever, wherever it is
+//       salt     answers differently from the others: what it repeats as a successor differs
+//       rarely   exports only at the beginning and when the log is nearly full
+//       refuses  takes no sessions in
+//   sc-logged ask ADDRESS PORT CONNECTIONS SEED            checks every byte of the answers; ends after the line "stop"
+
+#include "logged.h"
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+int main(int argc, char **argv) {
+    signal(SIGPIPE, SIG_IGN);
+    if (argc >= 4 && strcmp(argv[1], "serve") == 0) return serve(argv[2], argv[3], argc - 4, argv + 4);
+    if (argc == 6 && strcmp(argv[1], "ask") == 0) return ask(argv[2], argv[3], atoi(argv[4]), strtoull(argv[5], NULL, 10));
+    return fprintf(stderr, "usage: sc-logged serve ADDRESS PORT [salt] [rarely] [refuses] | ask ADDRESS PORT CONNECTIONS SEED\n"), 2;
+}
