@@ -351,6 +351,20 @@ struct LocalChannelTests {
         #expect(SocketView(b.raw).option(SOL_SOCKET, 42) == -1)
     }
 
+    /// A peek passes over an empty message that was looked at before, so a second capture would lose it.
+    @Test(arguments: [SOCK_SEQPACKET, SOCK_DGRAM]) func `an empty message that was looked at before is noticed`(type: __socket_type) throws {
+        let (a, b) = try pair(type)
+        for message in ["x", "", "y", "", ""] { #expect(send(a.raw, message, message.utf8.count, 0) == message.utf8.count) }
+        let subject = try Subject([a.raw, b.raw])
+        #expect(try subject.capture.capture()[1].messages.map(\.length) == [1, 0, 1, 0, 0])
+        let error = #expect(throws: CheckpointError.self) { try subject.capture.capture() }
+        #expect(error?.what.contains("3 empty messages in its queue") == true, "\(String(describing: error))")
+        // They are still there, for a receiver that takes them; afterwards all is well.
+        #expect(texts(b.raw) == ["x", "", "y", "", ""])
+        say(a.raw, "z")
+        for _ in 0..<2 { #expect(try subject.capture.capture()[1].messages.map(\.length) == [1]) }
+    }
+
     @Test func `what lives elsewhere is taken out`() throws {
         let (a, b) = try pair(SOCK_SEQPACKET)
         let (c, d) = try pair(SOCK_STREAM)

@@ -1,7 +1,6 @@
 // The local channels of a session whose processes stand still: read without consuming a byte, and emptied once they live elsewhere.
 //
-// Pipes are copied by tee(2); Unix and UDP sockets are read by MSG_PEEK with SO_PEEK_OFF, which is put back. A peek of one message after the other keeps
-// boundaries, empty messages and the descriptors in flight; one large MSG_PEEK would stop at the first descriptor.
+// Pipes are copied by tee(2), sockets are read by MSG_PEEK.
 
 import CProc
 import Glibc
@@ -46,7 +45,10 @@ package final class LocalCapture {
                 if withQueues {
                     switch end.kind {
                     case .pipe: if pipes.insert(end.inode).inserted { try readPipe(end, into: &channel) }
-                    case .unix, .udp: try readSocket(index, into: &channel)
+                    case .unix, .udp:
+                        let peek = SocketPeek(copies[index].raw, channel.detail) { raw throws(CheckpointError) in try self.channelIndex(of: raw) }
+                        try peek.read(into: &channel)
+                        if let peer = end.peer { try requireNothingHidden(channel, sender: copies[peer].raw) }
                     default: break
                     }
                 }
@@ -152,67 +154,6 @@ package final class LocalCapture {
         }
     }
 
-    private func readSocket(_ index: Int, into channel: inout LocalChannel) throws(CheckpointError) {
-        let socket = copies[index].raw
-        let peekOffset = SocketView(socket).option(SOL_SOCKET, Self.peekOff) ?? -1
-        try check(cproc_setsockopt_int(socket, SOL_SOCKET, Self.peekOff, 0), "peeking from its beginning")
-        defer { _ = cproc_setsockopt_int(socket, SOL_SOCKET, Self.peekOff, peekOffset) }
-        var (isStream, isShut) = (false, false)
-        if case .unix(let state) = channel.detail {
-            (isStream, isShut) = (state.type == Int32(SOCK_STREAM.rawValue), state.shutdown & 1 != 0 || state.peer == nil)
-        }
-        var buffer = [UInt8](repeating: 0, count: 256 << 10)
-        var empty = 0
-        while empty <= Self.emptyLimit {
-            var fds = [Int32](repeating: -1, count: Int(CPROC_MAX_FDS))
-            var message = cproc_message()
-            let result = cproc_peek_message(socket, &buffer, buffer.count, &fds, &message)
-            // An error that an earlier datagram has left behind is told once, and is not this one's.
-            if result == -ECONNREFUSED { continue }
-            if result == -EAGAIN { break }
-            try check(result, "peeking at its queue", advice: result == -EMFILE ? "Raise the descriptor limit (ulimit -n)" : "")
-            let passed = fds.prefix(Int(message.nfds)).map { SharedDescriptor($0) }
-            if message.is_truncated != 0 {
-                // Again, from where this message began.
-                buffer = [UInt8](repeating: 0, count: Int(message.length))
-                try check(cproc_setsockopt_int(socket, SOL_SOCKET, Self.peekOff, Int32(clamping: channel.queue.count)), "peeking")
-                continue
-            }
-            if message.length == 0 {
-                // The end of a stream; of messages, an empty one or, from a closed or shut end, perhaps the end.
-                if isStream { break }
-                empty += 1
-                guard isShut else {
-                    channel.messages.append(QueuedMessage(length: 0, sender: message.senderCredentials))
-                    empty = 0
-                    continue
-                }
-                continue
-            }
-            channel.messages += (0..<empty).map { _ in QueuedMessage(length: 0) }
-            empty = 0
-            // A read of a stream goes on into the message that has descriptors, so theirs may begin later than this.
-            let plain = isStream && !passed.isEmpty ? try bytesBeforeDescriptors(socket, channel.queue.count, Int(message.length)) : 0
-            if plain > 0 { channel.append(QueuedMessage(length: plain, sender: message.senderCredentials), joining: true) }
-            channel.queue += buffer.prefix(Int(message.length))
-            var queued = QueuedMessage(length: Int(message.length) - plain, sender: message.senderCredentials)
-            for descriptor in passed { queued.descriptors.append(try channelIndex(of: descriptor.raw)) }
-            channel.append(queued, joining: isStream)
-        }
-    }
-
-    /// Of `length` bytes of a stream from `offset` on, which a peek has given together with descriptors: how many come before the message that has them.
-    private func bytesBeforeDescriptors(_ socket: Int32, _ offset: Int, _ length: Int) throws(CheckpointError) -> Int {
-        try check(cproc_setsockopt_int(socket, SOL_SOCKET, Self.peekOff, Int32(clamping: offset)), "peeking")
-        let count = Int(try check(cproc_peek_before_fds(socket, UInt32(length)), "peeking at its queue"))
-        try check(cproc_setsockopt_int(socket, SOL_SOCKET, Self.peekOff, Int32(clamping: offset + length)), "peeking")
-        return count
-    }
-
-    private static let peekOff: Int32 = 42  // SO_PEEK_OFF
-    /// At the end of messages a peek says "empty" for ever: so many in a row are the end.
-    private static let emptyLimit = 64
-
     /// Which channel a descriptor in flight is; one that is none of the session's cannot be rebuilt.
     private func channelIndex(of raw: Int32) throws(CheckpointError) -> Int {
         for (index, other) in (connections + copies.map(\.raw)).enumerated() where inode(of: other) == inode(of: raw) {
@@ -235,7 +176,7 @@ package final class LocalCapture {
             if SocketView(raw).domain == AF_UNIX {
                 // At the end of a stream, and of messages from a closed end, there is 0 for ever.
                 var empty = 0
-                while empty <= emptyLimit {
+                while empty <= SocketPeek.emptyLimit {
                     let result = cproc_drop_message(raw)
                     if result < 0 { break }
                     empty = result == 0 ? empty + 1 : 0
@@ -261,22 +202,5 @@ extension SourceEntry.Local {
             descriptors.append(SharedDescriptor(copy))
         }
         withExtendedLifetime(descriptors) { LocalCapture.empty(descriptors.map(\.raw)) }
-    }
-}
-
-extension LocalChannel {
-    /// Adds a message; bytes of a stream join those before them where a reader could not tell them apart.
-    fileprivate mutating func append(_ message: QueuedMessage, joining: Bool) {
-        if joining, message.descriptors.isEmpty, let last = messages.last, last.descriptors.isEmpty, last.sender == message.sender {
-            messages[messages.count - 1].length += message.length
-        } else {
-            messages.append(message)
-        }
-    }
-}
-
-extension cproc_message {
-    fileprivate var senderCredentials: Credentials? {
-        has_sender == 0 ? nil : Credentials(pid: sender.pid, uid: sender.uid, gid: sender.gid)
     }
 }
