@@ -12,6 +12,8 @@ private struct ReceiverMessage: Decodable {
     struct Channel: Decodable { var name, local, peer: String }
     var type: String
     var flows: [Flow]?
+    /// Of a session of several processes.
+    var names: [String]?
     var channels: [Channel]?
     var state_bytes: Int?
     var state_version: UInt32?
@@ -77,6 +79,7 @@ final class ReceiverConversation {
     }
 
     private func offer(_ message: ReceiverMessage) {
+        guard message.names == nil else { return decline("servers of \(service) take connections, not sessions of several processes") }
         for flow in message.flows ?? [] {
             guard let server = servers.nextServer(of: service, local: flow.local, peer: flow.peer) else { return decline("no server of \(service) takes sessions now") }
             let number = servers.nextOffer()

@@ -194,13 +194,23 @@ package final class LocalCapture {
 }
 
 extension SourceEntry.Local {
+    /// Its descriptor, if it is still that channel.
+    private var descriptor: SharedDescriptor? {
+        guard let copy = (try? TargetProcess(pid: pid))?.duplicate(fd, withInode: inode) else { return nil }
+        return SharedDescriptor(copy)
+    }
+
     /// Empties those that are still there.
     static func empty(_ locals: [SourceEntry.Local]) {
-        var descriptors: [SharedDescriptor] = []
-        for local in locals {
-            guard let copy = (try? TargetProcess(pid: local.pid))?.duplicate(local.fd, withInode: local.inode) else { continue }
-            descriptors.append(SharedDescriptor(copy))
-        }
+        let descriptors = locals.compactMap(\.descriptor)
         withExtendedLifetime(descriptors) { LocalCapture.empty(descriptors.map(\.raw)) }
+    }
+
+    /// Puts back what a capture that was killed in its middle has changed.
+    static func putBack(_ locals: [SourceEntry.Local]) {
+        for local in locals {
+            guard let offset = local.peekOffset, let descriptor = local.descriptor else { continue }
+            SocketPeek.setOffset(of: descriptor.raw, offset)
+        }
     }
 }

@@ -28,15 +28,19 @@ struct SocketPeek {
         }
     }
 
+    /// SO_PEEK_OFF as it is; -1: off.
+    static func offset(of socket: Int32) -> Int32 { SocketView(socket).option(SOL_SOCKET, offsetOption) ?? -1 }
+    static func setOffset(of socket: Int32, _ offset: Int32) { _ = cproc_setsockopt_int(socket, SOL_SOCKET, offsetOption, offset) }
+
     private func seek(_ offset: Int) throws(CheckpointError) {
         try check(cproc_setsockopt_int(socket, SOL_SOCKET, Self.offsetOption, Int32(clamping: offset)), "peeking at its queue (SO_PEEK_OFF)")
     }
 
     /// Appends the queue to the channel.
     func read(into channel: inout LocalChannel) throws(CheckpointError) {
-        let former = SocketView(socket).option(SOL_SOCKET, Self.offsetOption) ?? -1
+        let former = Self.offset(of: socket)
         try seek(0)
-        defer { _ = cproc_setsockopt_int(socket, SOL_SOCKET, Self.offsetOption, former) }
+        defer { Self.setOffset(of: socket, former) }
         var buffer = [UInt8](repeating: 0, count: 256 << 10)
         var empty = 0
         while empty <= Self.emptyLimit {
