@@ -20,6 +20,7 @@ private struct ReceiverMessage: Decodable {
     }
     var type: String
     var flows: [Flow]?
+    /// Of a session of several processes.
     var names: [String]?
     var channels: [Channel]?
     var state_bytes: Int?

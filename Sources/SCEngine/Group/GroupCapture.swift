@@ -124,8 +124,12 @@ package final class GroupCapture: @unchecked Sendable {
 
     /// For a journal: where to find the channels whose bytes are taken out at the end.
     package var journalRecord: [SourceEntry.Local] {
-        group.ends.filter { $0.kind == .unix || ($0.kind == .pipe && $0.isReader) }.map {
-            SourceEntry.Local(pid: group.members[$0.holders[0].member].process.pid, fd: $0.holders[0].fd, inode: $0.inode)
+        group.ends.filter { $0.kind == .unix || ($0.kind == .pipe && $0.isReader) }.map { end in
+            let (member, fd) = end.holders[0]
+            let process = group.members[member].process
+            var offset: Int32?
+            if end.kind == .unix, let copy = process.duplicate(fd, withInode: end.inode) { offset = SocketPeek.offset(of: copy.raw) }
+            return SourceEntry.Local(pid: process.pid, fd: fd, inode: end.inode, peekOffset: offset)
         }
     }
 }

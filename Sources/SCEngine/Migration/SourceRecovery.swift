@@ -120,6 +120,7 @@ package final class SourceRecovery {
         if content.has(.letGo) { takeBack() }
         for socket in sockets where !content.has(.letGo) { socket.giveBack() }
         steering?.rollBack()
+        SourceEntry.Local.putBack(entry.locals ?? [])
         // A server that runs again must not meet a socket in repair mode, however shortly.
         for socket in sockets where !content.has(.letGo) && areHoldersStopped { socket.askForWindow() }
         continueHolders()
