@@ -17,7 +17,7 @@ struct Bench {
             print("sc-bench: run it as root; it makes network namespaces")
             exit(1)
         }
-        // Some parts only: sc-bench sockets start blackout.
+        // Some parts only: sc-bench sockets start blackout archive.
         let parts = CommandLine.arguments.dropFirst()
         func isWanted(_ part: String) -> Bool { parts.isEmpty || parts.contains(part) }
         do {
@@ -40,6 +40,7 @@ struct Bench {
             }
             if isWanted("start") { try benchStart() }
             if isWanted("blackout") { try benchBlackout() }
+            if isWanted("archive") { try benchArchive() }
             exit(status == 0 ? 0 : 1)
         } catch {
             print("sc-bench: \(error)")

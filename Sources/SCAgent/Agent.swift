@@ -63,17 +63,25 @@ package final class Agent {
         servers = try Servers(
             policy: { [unowned self] in policy }, start: { [unowned self] in startCommand($0) },
             isRunning: { [unowned self] pid in workers.contains { $0.pid == pid } }, log: { [unowned self] in log($0, $1) })
+        keepFailures()
         recover()
     }
 
     /// What the policy says to workers, and through them to their keepers.
-    var workerEnvironment: [String] { ["SC_HOLD_SECONDS=\(policy.limits.holdSeconds)"] }
+    var workerEnvironment: [String] {
+        ["SC_HOLD_SECONDS=\(policy.limits.holdSeconds)"] + (policy.archive == nil ? [] : ["\(FailureArchive.variable)=\(policyPath)"])
+    }
 
     private func log(_ event: String, _ fields: [String: String] = [:]) {
         let words = fields.sorted { $0.key < $1.key }.map { key, value in
             value.contains(where: { " \"=".contains($0) }) ? "\(key)=\"\(value.replacing("\"", with: "'"))\"" : "\(key)=\(value)"
         }
         report(([event] + words).joined(separator: " "))
+    }
+
+    private func keepFailures() {
+        FailedMove.keep = nil
+        policy.archive?.install { [unowned self] in log("archive", ["result": $0]) }
     }
 
     private func recover() {
@@ -239,6 +247,7 @@ package final class Agent {
             case SIGHUP:
                 do throws(CheckpointError) {
                     policy = try Policy.load(policyPath)
+                    keepFailures()
                     log("policy-read", ["services": String(policy.services.count)])
                 } catch {
                     log("policy-kept", ["reason": error.description])

@@ -25,6 +25,7 @@ struct MoveOptions: ParsableArguments {
     var fence: String?
     @OptionGroup var parking: ParkingOptions
     @Flag(name: .long, help: "Ask the target, and move nothing.") var dryRun = false
+    @OptionGroup var failures: FailureOptions
 
     /// The request; `silence` is the milliseconds that the target may be silent.
     func request(to target: TargetAddress, _ handover: Handover, silence: Int) throws -> MigrationRequest {
@@ -55,6 +56,20 @@ struct MoveOptions: ParsableArguments {
     /// An agent has the keys for TLS, and goes on when this command is killed: it runs the command in this one's place, whose status is its status.
     static func leaveToAgent() throws {
         if getenv("SC_WORKER") == nil, let status = try AgentClient.run(Array(CommandLine.arguments.dropFirst())) { Glibc.exit(status) }
+    }
+}
+
+/// Whether sessions that do not get where they were to go are archived.
+struct FailureOptions: ParsableArguments {
+    @Option(
+        name: .long,
+        help: ArgumentHelp("Archive there what is refused, rolled back or lost; without it as the agent's policy says.", valueName: "DIR"))
+    var archiveFailed: String?
+
+    /// From here on.
+    func begin() {
+        let archive = archiveFailed.map { FailureArchive(path: $0) } ?? FailureArchive.ofAgent()
+        archive?.install { Terminal.note($0) }
     }
 }
 

@@ -34,11 +34,11 @@ struct SurvivalTests {
         var servers: [Lab.Host: [Child]] = [.a: [], .b: []]
         private(set) var client: Child!
 
-        init(orphans: String = "{}", _ environment: (Lab) -> [String: String] = { _ in [:] }) throws {
+        init(orphans: String = "{}", more: (Lab) -> String = { _ in "" }, _ environment: (Lab) -> [String: String] = { _ in [:] }) throws {
             world = try TwoHosts()
             agents = try Agents(
                 world, services: "{logged: {ports: [7400], peers: [\"a\", \"b\"], accept: [{server: true}], orphans: \(orphans)}}",
-                limits: "{offers_per_second: 1000}")
+                limits: "{offers_per_second: 1000}", more: more(world.lab))
             for host in [Lab.Host.a, .b] { try agents.start(host, environment(world.lab)) }
             try agents.join()
         }

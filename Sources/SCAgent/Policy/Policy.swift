@@ -12,6 +12,8 @@ package struct Policy: Equatable, Sendable {
     package var localUsers = ["root"]
     package var services: [String: Service] = [:]
     package var limits = Limits()
+    /// Where sessions are kept that were refused, came back or were lost; nil: they are not.
+    package var archive: FailureArchive?
 
     package init() {}
 

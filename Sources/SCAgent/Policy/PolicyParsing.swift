@@ -7,7 +7,7 @@ import SCImage
 extension Policy {
     /// Parses a JSON5 document.
     package init(json5 bytes: [UInt8]) throws(CheckpointError) {
-        let top = try PolicyNode(bytes).object(["listen", "metrics", "local_users", "services", "limits"])
+        let top = try PolicyNode(bytes).object(["listen", "metrics", "local_users", "services", "limits", "archive"])
         if let node = top["listen"] { listen = try node.endpoint() }
         if let node = top["metrics"] { metrics = try node.metricsAddress() }
         if let node = top["local_users"] { localUsers = try node.texts("a user's name") }
@@ -18,6 +18,7 @@ extension Policy {
             services[name] = try Service(node)
         }
         if let node = top["limits"] { limits = try Limits(node) }
+        if let node = top["archive"] { archive = try FailureArchive(node) }
     }
 }
 

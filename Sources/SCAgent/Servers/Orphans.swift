@@ -29,6 +29,14 @@ final class Orphans {
     private var graves: [Grave] = []
     private var attempts: [String: Attempts] = [:]
 
+    /// Sessions that ended and were not archived yet.
+    private struct Death: Hashable {
+        var service: String
+        var pid: Int32
+        var why: String
+    }
+    private var lost: [Death: [Session]] = [:]
+
     /// Between two attempts (ns).
     private static let pause: UInt64 = 200_000_000
 
@@ -89,6 +97,9 @@ final class Orphans {
 
     /// For both: the client is told by RST.
     private func end(_ continuation: RegisteredContinuation, _ why: String) {
+        if !why.isEmpty, FailedMove.keep != nil, let session = lastWords(of: continuation) {
+            lost[Death(service: continuation.server.service ?? "", pid: continuation.server.pid, why: why), default: []].append(session)
+        }
         for channel in continuation.channels.values {
             if !SocketView(channel.descriptor.raw).hasEnded {
                 log("session-ended", ["service": continuation.server.service ?? "-", "peer": channel.peer, "reason": why])
@@ -98,8 +109,39 @@ final class Orphans {
         continuation.server.remove(continuation.number)
     }
 
+    /// What is known of a session that ends: its connection, its last exported state, and the input that its server has read since, where the server had it:
+    /// before what it had not read. Several channels, or one that has ended, are not told of.
+    private func lastWords(of continuation: RegisteredContinuation) -> Session? {
+        guard continuation.channels.count == 1, let channel = continuation.channels.values.first else { return nil }
+        let copy = fcntl(channel.descriptor.raw, F_DUPFD_CLOEXEC, 0)
+        guard copy >= 0 else { return nil }
+        let socket = HeldSocket(OwnedDescriptor(copy), fd: channel.descriptor.raw)
+        guard let namespace = try? NetworkNamespace.of(socket: copy), let family = socket.view.local?.address.isIPv6,
+            let baseline = try? OptionBaseline(in: namespace, ipv6: family), var tcp = try? socket.dump(options: baseline)
+        else { return nil }
+        let memory = try? continuation.server.memory?.session(continuation.number, role: channel.role)
+        if let input = memory?.input {
+            tcp.receiveQueue = input + tcp.receiveQueue
+            tcp.bytesRead = tcp.bytesRead >= UInt64(input.count) ? tcp.bytesRead - UInt64(input.count) : 0
+        }
+        return Session(id: .random(), channels: [tcp], state: memory?.state ?? [])
+    }
+
+    /// All that ended for one reason is one image: a server with a thousand sessions must not keep the agent busy.
+    private func keepLost() {
+        let deaths = lost
+        lost = [:]
+        for (death, sessions) in deaths {
+            let error = CheckpointError("the server \(death.pid) has died, and its sessions have ended", why: death.why, errno: ESRCH)
+            var failed = FailedMove(.lost, sessions, error)
+            (failed.pid, failed.service) = (death.pid, death.service)
+            FailedMove.keep?(failed)
+        }
+    }
+
     /// Called now and then.
     func look() {
+        defer { keepLost() }
         hearWorkers()
         for grave in graves {
             let idle = grave.server.continuations.values.filter { if case .running = $0.state { true } else { false } }

@@ -45,7 +45,7 @@ let imagePageStyle = """
     h3 .count { color: var(--muted); font-weight: 400; }
     pre { margin: 6px 0 12px; padding: 12px 16px; overflow-x: auto; background: var(--card); border: 1px solid var(--line); border-radius: 4px;
       font: 13px/1.5 ui-monospace, "DejaVu Sans Mono", monospace; }
-    pre.message { border-left: 4px solid var(--source); }
+    pre.message.in { border-left: 4px solid var(--source); } pre.message.out { border-left: 4px solid var(--target); }
     details { margin: 4px 0 12px; }
     summary { cursor: pointer; color: var(--muted); font-size: 13px; }
     details .particulars { margin: 8px 0 16px; }

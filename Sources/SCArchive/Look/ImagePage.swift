@@ -73,7 +73,7 @@ package struct ImagePage {
             ("sessions", grouped(sessions.count)),
             ("unread by the server", grouped(channels.reduce(0) { $0 + $1.receiveQueue.count })),
             ("not acknowledged", grouped(channels.reduce(0) { $0 + $1.sendQueue.count })),
-            ("state", grouped(sessions.reduce(0) { $0 + $1.state.count })),
+            ("application state", grouped(sessions.reduce(0) { $0 + $1.state.count })),
             ("made", inventory.createdAt == 0 ? "unknown" : timeText(inventory.createdAt * 1_000_000_000)),
         ]
         return rows.map { "<div><dt>\($0.0)</dt><dd>\(escaped($0.1))</dd></div>\n" }.joined()
@@ -147,7 +147,7 @@ package struct ImagePage {
         var text = "<h3>\(escaped(title)) <span class=\"count\">\(grouped(bytes.count)) bytes</span></h3>\n"
         if let hint = ProtocolHint(bytes, isFromClient: isFromClient) {
             let lines = hint.lines.map(escaped).joined(separator: "\n")
-            text += "<p class=\"legend\">looks like \(escaped(hint.name))</p>\n<pre class=\"message\">\(lines)</pre>\n"
+            text += "<p class=\"legend\">looks like \(escaped(hint.name))</p>\n<pre class=\"message \(isFromClient ? "in" : "out")\">\(lines)</pre>\n"
         }
         let shown = hexDump(bytes.prefix(Self.shownBytes)).map(escaped).joined(separator: "\n")
         let rest = bytes.count > Self.shownBytes ? "\n… \(grouped(bytes.count - Self.shownBytes)) bytes more" : ""

@@ -53,6 +53,8 @@ package final class MigrationSource {
     package private(set) var timeline = Timeline()
     /// The target has not answered yet, not even a hello: after a failure, it could not be reached.
     package private(set) var isReaching = false
+    /// The target's answer was no.
+    private var isRefused = false
     private let progress: (Stage) -> Void
 
     /// Moves these sessions, which are of one network namespace.
@@ -98,7 +100,13 @@ package final class MigrationSource {
         isReaching = true
         let link = try PeerLink.open(request.target, shell: request.shell, program: request.program, timeout: request.deadline)
         isReaching = false
-        let answer = try stage(.offer, link) { () throws(CheckpointError) in try offer(capture, adapterStates, over: link) }
+        let answer: Answer
+        do throws(CheckpointError) {
+            answer = try stage(.offer, link) { () throws(CheckpointError) in try offer(capture, adapterStates, over: link) }
+        } catch {
+            if isRefused, !request.dryRun { keepRefused(capture, adapter, adapterStates, error) }
+            throw error
+        }
         var result = MigrationResult(
             migrated: capture.flows,
             refused: selection.refused.map {
@@ -113,6 +121,22 @@ package final class MigrationSource {
         result.timeline = timeline
         result.blackout = timeline.span(.park, .release)
         return result
+    }
+
+    // MARK: For debugging
+
+    /// They run on; what they are like now is read as a snapshot is.
+    private func keepRefused(_ capture: SessionCapture, _ adapter: (any Adapter)?, _ states: [AdapterState?], _ error: CheckpointError) {
+        guard FailedMove.keep != nil, let channels = try? capture.snapshot() else { return }
+        keep(.refused, (try? capture.sessions(channels, state: request.state, adapter: adapter, learnt: states)) ?? [], error)
+    }
+
+    private func keep(_ fate: FailedMove.Fate, _ sessions: [Session], _ error: CheckpointError) {
+        guard let keep = FailedMove.keep, !sessions.isEmpty else { return }
+        var failed = FailedMove(fate, sessions, error)
+        let process = selection.chosen[0].process
+        (failed.pid, failed.command) = (process.pid, process.command)
+        keep(failed)
     }
 
     private func chosenAdapter() throws(CheckpointError) -> (any Adapter)? {
@@ -145,6 +169,7 @@ package final class MigrationSource {
             throw CheckpointError("\(request.target.description) lost its place in the conversation", why: "an answer was expected", errno: EPROTO)
         }
         guard answer.accepted else {
+            isRefused = true
             let reason = answer.reasons.first ?? Reason(what: "the offer was refused", why: "no reason was given")
             throw CheckpointError(reason.what, why: reason.why, errno: reason.errno, advice: reason.advice)
         }
@@ -164,6 +189,7 @@ package final class MigrationSource {
         defer { signals.restore() }
         let transaction = SourceTransaction(migration, request, capture, answer)
         var urgency: Urgency?
+        var captured: [Session] = []
         do throws(CheckpointError) {
             try stage(.prepare, link) { () throws(CheckpointError) in try transaction.prepare() }
             urgency = Urgency()
@@ -180,6 +206,7 @@ package final class MigrationSource {
             let sessions = try stage(.capture, link) { () throws(CheckpointError) in
                 try capture.sessions(capture.capture(), state: request.state, adapter: adapter, learnt: states)
             }
+            if FailedMove.keep != nil { captured = sessions }
             if answer.isSameNamespace { try transaction.letGoEarly(sessions) }
             try stage(.transfer, link) { () throws(CheckpointError) in
                 for session in sessions { try link.send(.session(session)) }
@@ -198,7 +225,10 @@ package final class MigrationSource {
             // The conversation is over; a question about the move's standing begins a new one.
             link.sendFailure(error)
             link.cut()
-            try transaction.settle(error)
+            do throws(CheckpointError) { try transaction.settle(error) } catch {
+                keep(transaction.areLost ? .lost : .returned, captured, error)
+                throw error
+            }
         }
         do throws(CheckpointError) {
             try stage(.release, link) { () throws(CheckpointError) in try transaction.release() }

@@ -13,6 +13,9 @@ package final class MigrationTarget {
     private var journal: Journal?
     private var keeper: Keeper?
     private var fence: (any Fence)?
+    /// What has come and is not served yet, for `FailedMove.keep`; this end is about to say whether it will have it.
+    private var received: [Session] = []
+    private var isRefusing = false
     /// From the answer on: the time until the sessions come is spent waiting.
     private var urgency: Urgency?
     /// Decides who receives the sessions of an offer, and as which user an acceptor must run (nil: any); throws the refusal.
@@ -110,7 +113,12 @@ package final class MigrationTarget {
         journal?.remove()
         keeper?.dismiss()
         fence?.undo()
+        keep(isRefusing ? .refused : .returned, error)
         return error
+    }
+
+    private func keep(_ fate: FailedMove.Fate, _ error: CheckpointError) {
+        if let keep = FailedMove.keep, !received.isEmpty { keep(FailedMove(fate, received, error)) }
     }
 
     private func consider(_ offer: Offer) throws(CheckpointError) -> (any HandoverDriver, NetworkNamespace) {
@@ -230,6 +238,8 @@ package final class MigrationTarget {
         }
         let toStop = driver.processesToStop.filter { !$0.isStopped }.map { String($0.pid) }
         if !toStop.isEmpty { try journal?.note(.stopping, ["pids": toStop.joined(separator: " ")], durably: false) }
+        received = FailedMove.keep == nil ? [] : sessions
+        isRefusing = true
         try stage(.rebuild) { () throws(CheckpointError) in
             for session in sessions { try driver.rebuild(session) }
             try link.report(.rebuild)
@@ -238,6 +248,7 @@ package final class MigrationTarget {
             try driver.consent()
             try link.report(.consent)
         }
+        isRefusing = false
         try stage(.decide) { () throws(CheckpointError) in
             // The keeper needs its copy from the activation on; it is made while the source writes its decision to disk.
             let file = try makeSessionFile(driver.rebuiltSessions)
@@ -300,6 +311,7 @@ package final class MigrationTarget {
             var error = error
             error.outcome = .needsRecovery
             link.sendFailure(error)
+            keep(.lost, error)
             throw error
         }
     }

@@ -16,6 +16,8 @@ final class SourceTransaction {
     private var steering: (any SourceSteering)?
     private var local: LocalReturn?
     private var isDecided = false
+    /// After `settle`: nobody has the sessions any longer.
+    private(set) var areLost = false
 
     init(_ migration: MigrationID, _ request: MigrationRequest, _ capture: SessionCapture, _ answer: Answer) {
         (self.migration, self.request, self.capture, self.answer) = (migration, request, capture, answer)
@@ -103,6 +105,7 @@ final class SourceTransaction {
             throw error
         case .lost:
             giveUp()
+            areLost = true
             var error = error
             error.what = "the sessions ended on their way to \(request.target.description): \(error.what)"
             error.advice = "Their process or host ended while it had them; the clients see a closed connection"

@@ -37,7 +37,12 @@ package final class Replay {
         (self.channel, self.before) = (channel, before)
         let local = channel.local.onWire
         service = SocketAddress(local.address, port: port ?? local.port)
-        namespace = try makeNamespace(with: [local.address, channel.peer.onWire.address])
+        let namespace = try makeNamespace(with: [local.address, channel.peer.onWire.address])
+        // The server's configuration may name other addresses of its host as well.
+        try namespace.run { () throws(CheckpointError) in
+            for family in ["ipv4", "ipv6"] { writeSysctl("net/\(family)/ip_nonlocal_bind", "1") }
+        }
+        self.namespace = namespace
     }
 
     /// Starts the server, waits until it accepts (`startup` milliseconds at most), says what the client said, and listens until the server ends the answer
@@ -94,7 +99,9 @@ package final class Replay {
             var entry = pollfd(fd: client.raw, events: Int16(POLLIN) | (isOpen ? Int16(POLLOUT) : 0), revents: 0)
             guard poll(&entry, 1, min(100, deadline.remainingMilliseconds)) > 0 else { continue }
             if entry.revents & Int16(POLLOUT) != 0, isOpen {
-                let count = input.withUnsafeBytes { send(client.raw, $0.baseAddress! + outcome.sent, input.count - outcome.sent, Int32(MSG_NOSIGNAL)) }
+                let count = input.withUnsafeBytes {
+                    send(client.raw, $0.baseAddress! + outcome.sent, input.count - outcome.sent, Int32(MSG_NOSIGNAL))
+                }
                 if count > 0 { (outcome.sent, deadline) = (outcome.sent + count, Deadline(milliseconds: patience)) }
             }
             guard entry.revents & Int16(POLLIN | POLLERR | POLLHUP) != 0 else { continue }

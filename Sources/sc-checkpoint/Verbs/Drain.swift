@@ -39,6 +39,7 @@ struct DrainVerb: ParsableCommand {
         let targets = try to.map { try Self.target($0) }
         let isRemote = targets.contains { if case .tls = $0.address { true } else { false } }
         if isRemote { try MoveOptions.leaveToAgent() }
+        move.failures.begin()
         let options = try makeOptions(targets)
         var selection = DrainSelection()
         try select(&selection)

@@ -53,6 +53,7 @@ struct Migrate: ParsableCommand {
 
     func run() throws {
         if case .tls = TargetAddress(to) { try MoveOptions.leaveToAgent() }
+        move.failures.begin()
         let request = try makeRequest()
         guard let report else { return tell(try run(request, nil)) }
         let recorder = try ReportRecorder(report, request, pid: pid)

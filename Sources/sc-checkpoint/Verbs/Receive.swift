@@ -16,6 +16,7 @@ struct Receive: ParsableCommand {
     @Flag(name: .long, help: "With --listen: end after the first migration.") var once = false
     @Flag(name: .long, help: "One JSON document for each migration, one a line.") var json = false
     @Option(name: .long, help: ArgumentHelp("Receive only what this policy (agent.json5) allows.", valueName: "FILE")) var policy: String?
+    @OptionGroup var failures: FailureOptions
     @Option(name: .long, help: ArgumentHelp(visibility: .hidden)) var onDescriptor: Int32?
     @Option(name: .long, help: ArgumentHelp(visibility: .hidden)) var from: String?
     @Option(name: .long, help: ArgumentHelp(visibility: .hidden)) var load: String?
@@ -28,6 +29,7 @@ struct Receive: ParsableCommand {
     }
 
     func run() throws {
+        failures.begin()
         if let onDescriptor { return try serve(SharedDescriptor(onDescriptor)) }
         guard let listen else { return try serveStandardStreams() }
         let listener = try Listener(listen)
@@ -47,6 +49,7 @@ struct Receive: ParsableCommand {
         var arguments = [ownProgram, "receive", "--on-descriptor", "3"]
         if json { arguments.append("--json") }
         if let policy { arguments += ["--policy", policy] }
+        if let directory = failures.archiveFailed { arguments += ["--archive-failed", directory] }
         return try withExtendedLifetime(connection) { try ChildProcess(arguments, passing: [connection.raw]) }
     }
 
