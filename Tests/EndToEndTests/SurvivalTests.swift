@@ -34,7 +34,7 @@ struct SurvivalTests {
         var servers: [Lab.Host: [Child]] = [.a: [], .b: []]
         private(set) var client: Child!
 
-        init(orphans: String = "{}", more: (Lab) -> String = { _ in "" }, _ environment: (Lab) -> [String: String] = { _ in [:] }) throws {
+        init(orphans: String = "{}", _ environment: (Lab) -> [String: String] = { _ in [:] }, more: (Lab) -> String = { _ in "" }) throws {
             world = try TwoHosts()
             agents = try Agents(
                 world, services: "{logged: {ports: [7400], peers: [\"a\", \"b\"], accept: [{server: true}], orphans: \(orphans)}}",
