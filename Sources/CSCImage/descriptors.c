@@ -11,6 +11,7 @@ static const ProtobufCMessageDescriptor *const all[] = {
     &sc__wire__answer__descriptor, &sc__wire__reason__descriptor, &sc__wire__timing__descriptor,
     &sc__wire__report__descriptor, &sc__wire__failure__descriptor,
     &sc__wire__resolve__descriptor, &sc__wire__standing__descriptor, &sc__wire__inquiry__descriptor, &sc__wire__living__descriptor,
+    &sc__archive__entry__descriptor,
 };
 
 const ProtobufCMessageDescriptor *const *csci_descriptors(size_t *count)

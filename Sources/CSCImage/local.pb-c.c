@@ -413,7 +413,9 @@ void   sc__image__regular_file__free_unpacked
   protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
 }
 static const int32_t sc__image__process__pid__default_value = 0;
-static const ProtobufCFieldDescriptor sc__image__process__field_descriptors[3] =
+static const uint64_t sc__image__process__state_length__default_value = 0ull;
+static const uint32_t sc__image__process__state_version__default_value = 0u;
+static const ProtobufCFieldDescriptor sc__image__process__field_descriptors[5] =
 {
   {
     "role",
@@ -451,16 +453,42 @@ static const ProtobufCFieldDescriptor sc__image__process__field_descriptors[3] =
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "state_length",
+    4,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT64,
+    offsetof(Sc__Image__Process, has_state_length),
+    offsetof(Sc__Image__Process, state_length),
+    NULL,
+    &sc__image__process__state_length__default_value,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "state_version",
+    5,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT32,
+    offsetof(Sc__Image__Process, has_state_version),
+    offsetof(Sc__Image__Process, state_version),
+    NULL,
+    &sc__image__process__state_version__default_value,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned sc__image__process__field_indices_by_name[] = {
   2,   /* field[2] = descriptors */
   1,   /* field[1] = pid */
   0,   /* field[0] = role */
+  3,   /* field[3] = state_length */
+  4,   /* field[4] = state_version */
 };
 static const ProtobufCIntRange sc__image__process__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 3 }
+  { 0, 5 }
 };
 const ProtobufCMessageDescriptor sc__image__process__descriptor =
 {
@@ -470,7 +498,7 @@ const ProtobufCMessageDescriptor sc__image__process__descriptor =
   "Sc__Image__Process",
   "sc.image",
   sizeof(Sc__Image__Process),
-  3,
+  5,
   sc__image__process__field_descriptors,
   sc__image__process__field_indices_by_name,
   1,  sc__image__process__number_ranges,

@@ -20,7 +20,7 @@ package func sha256(_ bytes: [UInt8]) throws(ImageError) -> [UInt8] {
 
     deinit { unsafe csci_sha256_free(context) }
 
-    @unsafe mutating func update(_ bytes: UnsafeRawBufferPointer) throws(ImageError) {
+    @unsafe package mutating func update(_ bytes: UnsafeRawBufferPointer) throws(ImageError) {
         guard unsafe csci_sha256_update(context, bytes.baseAddress, bytes.count) == 0 else { throw Self.failure }
     }
 

@@ -8,6 +8,9 @@ package struct SessionProcess: Equatable, Sendable {
     package var pid: Int32
     /// Its descriptors that belong to the session.
     package var descriptors: [SessionDescriptor]
+    /// Bytes of the session's state that are its own (`Session.states`), and the form that they have, known to the server's kind.
+    package var stateLength = 0
+    package var stateVersion: UInt32 = 0
 
     package init(role: String, pid: Int32 = 0, descriptors: [SessionDescriptor] = []) {
         (self.role, self.pid, self.descriptors) = (role, pid, descriptors)
@@ -170,6 +173,16 @@ extension Session {
         package var process: Int?
         /// Its number there; -1 stands for none.
         package var fd: Int32
+    }
+
+    /// The states of the processes, in their order; nil when the state is told apart by nothing, and the session's as a whole.
+    package var states: [ArraySlice<UInt8>]? {
+        guard processes.contains(where: { $0.stateLength > 0 || $0.stateVersion > 0 }) else { return nil }
+        var start = 0
+        return processes.map { process in
+            defer { start += process.stateLength }
+            return state[start..<start + process.stateLength]
+        }
     }
 
     /// The descriptors that the receiver gets, in the order in which it gets them: those of each process, or else one for each TCP connection.

@@ -30,6 +30,8 @@ extension RecordArena {
         unsafe sc__image__process__init(&message)
         unsafe message.role = try lend(process.role)
         unsafe (message.has_pid, message.pid) = (present(process.pid != 0), process.pid)
+        unsafe (message.has_state_length, message.state_length) = (present(process.stateLength != 0), UInt64(process.stateLength))
+        unsafe (message.has_state_version, message.state_version) = (present(process.stateVersion != 0), process.stateVersion)
         let (values, pointers) = try unsafe messages(Sc__Image__ProcessDescriptor.self, process.descriptors.count)
         for (index, descriptor) in process.descriptors.enumerated() {
             unsafe sc__image__process_descriptor__init(values + index)
@@ -124,6 +126,10 @@ extension RecordArena {
 extension SessionProcess {
     @unsafe init(_ message: Sc__Image__Process, at offset: UInt64) throws(ImageError) {
         self.init(role: try unsafe message.role.text("role", at: offset), pid: unsafe message.pid)
+        guard let length = unsafe Int(exactly: message.state_length) else {
+            throw .malformed(what: "a state of \(unsafe message.state_length) bytes", offset: offset)
+        }
+        (stateLength, stateVersion) = (length, unsafe message.state_version)
         for index in 0..<(unsafe message.n_descriptors) {
             guard let descriptor = unsafe message.descriptors[index]?.pointee else { continue }
             guard let fd = unsafe Int32(exactly: descriptor.fd) else {

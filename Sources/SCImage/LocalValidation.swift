@@ -35,6 +35,9 @@ extension Session {
             }
             count += process.descriptors.count
         }
+        let lengths = processes.map(\.stateLength)
+        try check.that(lengths.allSatisfy { (0...FormatBounds.queue).contains($0) }, "state of a process")
+        try check.that(lengths.allSatisfy { $0 == 0 } || lengths.reduce(0, +) == state.count, "states of processes that are not the session's")
         // One SCM_RIGHTS message hands them over.
         try check.budget("descriptors of a session", count, limits.channels)
         guard !processes.isEmpty else { return }

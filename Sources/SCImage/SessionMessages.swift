@@ -118,7 +118,7 @@ func length(_ value: UInt64, _ what: String, _ limit: Int, _ offset: UInt64) thr
 
 extension String {
     /// The longest beginning of whole characters that takes at most `limit` bytes.
-    func cut(_ limit: Int) -> String {
+    package func cut(_ limit: Int) -> String {
         guard utf8.count > limit else { return self }
         var length = 0
         return String(

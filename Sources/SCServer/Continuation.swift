@@ -41,7 +41,15 @@ public final class Continuation<Session: AnyObject>: Callable {
         try SCError.check(body(handle), name)
     }
 
-    /// The connected TCP socket belongs to the session, as `role` ("client"). The descriptor stays the server's. The errors are sc_associate's.
+    /// The session is served by several processes, and `part` is what this one does in it ("worker"). `group`: 16 bytes, the same in all of them. Before
+    /// the first `associate`. EINVAL: their number, or the part; EALREADY: it has joined, or has channels.
+    public func join(_ group: [UInt8], as part: String) throws(SCError) {
+        guard group.count == Int(SC_GROUP_SIZE) else { throw SCError(errno: EINVAL, call: "sc_join") }
+        try call("sc_join") { sc_join($0, group, part) }
+    }
+
+    /// The connected socket, end of a pipe or file belongs to the session, as `role` ("client"). The descriptor stays the server's. The errors are
+    /// sc_associate's.
     public func associate(_ descriptor: Int32, as role: String) throws(SCError) {
         try call("sc_associate") { sc_associate($0, descriptor, role) }
     }

@@ -11,6 +11,8 @@ public final class Offer<Session: AnyObject> {
     private let participant: Participant<Session>
     /// The ends of its connection, "IP:PORT".
     public let local, peer: String
+    /// What this process would do in a session of several; empty for one of one process.
+    public let part: String
     /// The most bytes of state that it can have.
     public let stateBytes: Int
 
@@ -18,6 +20,7 @@ public final class Offer<Session: AnyObject> {
         (self.handle, self.participant) = (handle, participant)
         local = String(cString: sc_offer_local(handle))
         peer = String(cString: sc_offer_peer(handle))
+        part = String(cString: sc_offer_part(handle))
         stateBytes = sc_offer_state_bytes(handle)
     }
 

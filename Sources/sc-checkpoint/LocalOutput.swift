@@ -1,6 +1,7 @@
 // Pipes, Unix and UDP sockets, files and processes of an image, for `show`.
 
 import Glibc
+import SCArchive
 import SCEngine
 import SCImage
 
@@ -66,7 +67,7 @@ extension LocalChannel {
             let words = passed.isEmpty ? "" : ", with the descriptors of channels \(passed.map { String(first + $0) }.joined(separator: ", "))"
             Terminal.print("    queue \(queue.count) bytes in \(messages.count) message\(messages.count == 1 ? "" : "s")\(words)")
         }
-        for option in socketOptions { Terminal.print("    option \(option.level)/\(option.name) = \(option.value.map(hexadecimal).joined())") }
+        for option in socketOptions { Terminal.print("    option \(SocketOptionList.label(option)) = \(optionText(option))") }
     }
 }
 

@@ -10,12 +10,13 @@ final class Agents {
     let world: TwoHosts
     private var running: [Lab.Host: Child] = [:]
 
-    /// Each host has keys and a policy of its own; `services` is the policy's text on both.
+    /// Each host has keys and a policy of its own; `services` is the policy's text on both, in which OTHER is the other host's name.
     init(_ world: TwoHosts, services: String, limits: String = "{}") throws {
         self.world = world
         for host in [Lab.Host.a, .b] {
             try world.lab.check(in: nil, ["install", "-d", "-m", "700", configuration(host)])
             let address = world.lab.address(host, .ipv4)
+            let services = services.replacing("OTHER", with: host == .a ? "b" : "a")
             try writeFile(
                 policy(host), "// the policy of \(host.rawValue)\n{listen: \"\(address):7441\", services: \(services), limits: \(limits)}\n",
                 mode: 0o644)

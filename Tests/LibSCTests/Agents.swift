@@ -52,13 +52,22 @@ final class FakeAgent {
         #expect(count == MemoryLayout<Packet>.size)
     }
 
-    func welcome() throws {
+    func welcome(version: UInt32 = 1) throws {
         let head = sc_wire_head(type: SC_WIRE_WELCOME.rawValue, length: UInt32(MemoryLayout<sc_wire_welcome>.size), continuation: 0)
-        try send(sc_wire_welcome(head: head, version: 1, pid: 1))
+        try send(sc_wire_welcome(head: head, version: version, pid: 1))
     }
 
     func say(_ type: sc_wire_type, _ number: UInt64) throws {
         try send(sc_wire_head(type: type.rawValue, length: UInt32(MemoryLayout<sc_wire_head>.size), continuation: number))
+    }
+
+    /// What has to be repeated, before an import.
+    func `repeat`(_ number: UInt64, hashed: UInt64 = 0, hash: UInt64 = 0, literal: String) throws {
+        let length = MemoryLayout<sc_wire_head>.size + MemoryLayout<sc_memory_repeat>.size + literal.utf8.count
+        let head = sc_wire_head(type: SC_WIRE_REPEAT.rawValue, length: UInt32(length), continuation: number)
+        let record = sc_memory_repeat(hashed: hashed, hash: hash, literal: UInt64(literal.utf8.count))
+        let bytes = withUnsafeBytes(of: head) { Array($0) } + withUnsafeBytes(of: record) { Array($0) } + Array(literal.utf8)
+        #expect(cproc_send_fds(try #require(connection).raw, bytes, bytes.count, nil, 0) == length)
     }
 
     var hasPacket: Bool { connection.map { cproc_poll($0.raw, Int16(POLLIN), 0) > 0 } ?? false }

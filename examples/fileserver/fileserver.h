@@ -3,11 +3,13 @@
 //     client ──TCP──> front ──Unix sockets──> worker ──pipe──> logger
 //
 // The client sends lines, "GET NAME"; the answer is "OK SIZE" and the file, or "ERR REASON". A request needs no answer before the next one.
-// What makes the sessions movable is in park.c and takeover.c, and in one rule that the three loops keep: nothing blocks, and what is half done is in
+// What makes the sessions movable is in park.c and takeover.c, or with libsc in member.c, and in one rule that the three loops keep: nothing blocks, and what is half done is in
 // the session's state, so that each may stop at the top of its loop.
 #pragma once
 
+#include <poll.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 enum { LINE = 256, CHUNK = 16384 };
 
@@ -38,6 +40,7 @@ struct session {
     int to_front, log, file; // worker; `file`: what is being sent, read from where its position is
     int lines, log_file; // logger
     char state_path[4096];
+    unsigned char group[16]; // names the session among the members of a service
     int slow; // milliseconds that the logger takes for a line: a pipe with something in it, for tests
 };
 
@@ -47,8 +50,24 @@ extern const char *log_path, *state_directory;
 void wait_for(int first, short first_events, int second, short second_events, int timeout_ms);
 /// SIGUSR1 waits until the process expects it; in force in all processes from the start.
 void block_signals(void);
-/// From here on SIGUSR1 parks this process; called once in each.
-void expect_parking(const char *name);
+/// From here on SIGUSR1, or the service's agent, parks this process; called once in each.
+void expect_parking(const char *name, struct session *session);
+
+/// The processes are members of the service "files" (libsc).
+extern int is_member;
+void join_session(const char *name, struct session *session);
+/// As poll(2), with `fds[0]` for the library; returns only while the session is served here.
+void wait_as_member(struct pollfd *fds, nfds_t count, int timeout_ms);
+/// Becomes a part of a session that comes. Does not return.
+void run_spare(const char *name, int taken);
+
+/// A process that waits for a client, or for a part of a session; `kind`: 'c', or the part's first letter. It says so when it has one.
+struct taken {
+    pid_t pid;
+    char kind;
+};
+void tell_taken(int taken, char kind);
+int slow_log(void);
 
 void run_front(struct session *session);
 void run_worker(struct session *session);

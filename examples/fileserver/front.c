@@ -72,7 +72,7 @@ static void pass_answers(struct session *session) {
 
 void run_front(struct session *session) {
     struct state *state = session->state;
-    expect_parking("front");
+    expect_parking("front", session);
     for (;;) {
         int has_line = memchr(state->front.in, '\n', state->front.length) != NULL;
         int is_full = state->front.length == sizeof state->front.in;

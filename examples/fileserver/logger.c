@@ -10,7 +10,7 @@
 
 void run_logger(struct session *session) {
     struct state *state = session->state;
-    expect_parking("logger");
+    expect_parking("logger", session);
     for (;;) {
         wait_for(session->lines, POLLIN, -1, 0, -1);
         // A slow logger takes one line at a time, and the rest waits in the pipe.

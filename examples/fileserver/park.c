@@ -23,9 +23,11 @@ void block_signals(void) {
     sigprocmask(SIG_BLOCK, &set, NULL);
 }
 
-void expect_parking(const char *name) {
+void expect_parking(const char *name, struct session *session) {
     // The roles of the processes, and so the names of their descriptors, come from here.
     prctl(PR_SET_NAME, name);
+    if (is_member)
+        return join_session(name, session);
     sigset_t set = both();
     signals = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
 }
@@ -41,6 +43,8 @@ static int take_signals(void) {
 
 void wait_for(int first, short first_events, int second, short second_events, int timeout_ms) {
     struct pollfd fds[] = {{signals, POLLIN, 0}, {first, first_events, 0}, {second, second_events, 0}};
+    if (is_member)
+        return wait_as_member(fds, 3, timeout_ms);
     poll(fds, 3, timeout_ms);
     if (!fds[0].revents)
         return;

@@ -36,8 +36,6 @@ static int is_whole(const struct session *session) {
     return session->tcp >= 0 && session->to_worker >= 0 && session->to_front >= 0 && session->log >= 0 && session->lines >= 0;
 }
 
-static int slow(void) { return getenv("SLOW_LOG") ? atoi(getenv("SLOW_LOG")) : 0; }
-
 void adopt(void) {
     struct session session = nothing();
     char *names = getenv("LISTEN_FDNAMES"), *state = getenv("SC_STATE_FILE");
@@ -48,7 +46,7 @@ void adopt(void) {
         fprintf(stderr, "fileserver: this is not a session of mine\n");
         exit(1);
     }
-    session.slow = slow();
+    session.slow = slow_log();
     make_state(&session, fd);
     serve(&session);
 }
@@ -64,7 +62,7 @@ static void take(struct session *session, char *message, const int *fds, int nfd
         *end = '\0';
         put(session, name, fds[count]);
     }
-    session->slow = slow();
+    session->slow = slow_log();
     // The state comes last.
     make_state(session, count < nfds ? fds[count] : -1);
 }

@@ -65,7 +65,7 @@ static void write_line(struct session *session) {
 
 void run_worker(struct session *session) {
     struct state *state = session->state;
-    expect_parking("worker");
+    expect_parking("worker", session);
     for (;;) {
         int is_idle = !state->worker.out_length && !state->worker.line_length && session->file < 0 && !*state->worker.name;
         int is_reading = !state->worker.out_length && session->file >= 0;

@@ -12,6 +12,7 @@
 
 #include <protobuf-c/protobuf-c.h>
 
+#include "archive.pb-c.h"
 #include "end.pb-c.h"
 #include "inventory.pb-c.h"
 #include "local.pb-c.h"

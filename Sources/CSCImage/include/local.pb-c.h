@@ -52,10 +52,21 @@ struct  Sc__Image__Process
    */
   size_t n_descriptors;
   Sc__Image__ProcessDescriptor **descriptors;
+  /*
+   * How much of the session's state is this process's: the states of its processes follow each other in their order. Either all of it is told apart so,
+   * or none.
+   */
+  protobuf_c_boolean has_state_length;
+  uint64_t state_length;
+  /*
+   * The form of that state, as the server's kind numbers it.
+   */
+  protobuf_c_boolean has_state_version;
+  uint32_t state_version;
 };
 #define SC__IMAGE__PROCESS__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&sc__image__process__descriptor) \
-    , {0,NULL}, 0, 0, 0,NULL }
+    , {0,NULL}, 0, 0, 0,NULL, 0, 0ull, 0, 0u }
 
 
 struct  Sc__Image__ProcessDescriptor

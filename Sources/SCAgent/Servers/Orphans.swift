@@ -16,6 +16,8 @@ final class Orphans {
     /// The worker for one service, and what came of those before.
     private struct Attempts {
         var worker: Int32?
+        /// What it was started for.
+        var sessions: [RegisteredContinuation] = []
         var failures = 0
         var notBefore: UInt64 = 0
     }
@@ -56,13 +58,14 @@ final class Orphans {
         guard let service = server.service, let memory = server.memory else { return server.removeAll() }
         let seconds = servers.policy().services[service]?.orphanSeconds ?? 0
         server.isDead = true
+        hearWorkers()
         var kept = 0
         for continuation in server.continuations.values {
             if case .asked(let mover) = continuation.state { mover.died() }
             guard case .running = continuation.state else { continue }
             do throws(CheckpointError) {
-                guard seconds > 0, continuation.channels.count == 1, let channel = continuation.channels.values.first else {
-                    throw LoggedSession.lost(seconds > 0 ? "it has several channels" : "the policy leaves it no time")
+                guard seconds > 0, continuation.isAlone, let channel = continuation.connection else {
+                    throw LoggedSession.lost(seconds > 0 ? "it is one of several processes" : "the policy leaves it no time")
                 }
                 guard let counted = SocketView(channel.descriptor.raw).counted else { throw LoggedSession.lost("its connection has ended") }
                 _ = try memory.session(continuation.number, role: channel.role).resolve(read: counted.read, written: counted.written)
@@ -73,7 +76,8 @@ final class Orphans {
         }
         log("server-died", ["service": service, "pid": String(server.pid), "sessions": String(kept), "seconds": String(seconds)])
         graves.append(Grave(server, Deadline(milliseconds: seconds * 1000)))
-        attempts[service, default: Attempts()].notBefore = 0
+        // Nobody waits any longer than he has to, whatever became of those before.
+        attempts[service]?.notBefore = 0
         look()
     }
 
@@ -90,6 +94,7 @@ final class Orphans {
 
     /// Called now and then.
     func look() {
+        hearWorkers()
         for grave in graves {
             let idle = grave.server.continuations.values.filter { if case .running = $0.state { true } else { false } }
             for continuation in idle where continuation.channels.values.contains(where: { SocketView($0.descriptor.raw).hasEnded }) {
@@ -101,18 +106,24 @@ final class Orphans {
         for service in Set(graves.compactMap(\.server.service)) { attempt(service) }
     }
 
+    /// Workers that have ended: those who still wait are tried elsewhere, a little later.
+    private func hearWorkers() {
+        for (service, state) in attempts {
+            guard let worker = state.worker, !isRunning(worker) else { continue }
+            let left = waiting(service)
+            let hasFailed = state.sessions.contains { session in left.contains { $0 === session } }
+            attempts[service] = hasFailed ? Attempts(failures: state.failures + 1, notBefore: monotonicNanoseconds() + Self.pause) : nil
+        }
+    }
+
     private func attempt(_ service: String) {
         var state = attempts[service] ?? Attempts()
         defer { attempts[service] = state }
-        if let worker = state.worker {
-            guard !isRunning(worker) else { return }
-            (state.worker, state.notBefore) = (nil, monotonicNanoseconds() + Self.pause)
-            state.failures += 1
-        }
-        guard monotonicNanoseconds() >= state.notBefore, !waiting(service).isEmpty else { return }
+        guard state.worker == nil, monotonicNanoseconds() >= state.notBefore, !waiting(service).isEmpty else { return }
         let others = servers.policy().services[service]?.orphansTo ?? []
         let targets = (servers.hasServer(of: service) ? ["self"] : []) + others
         guard !targets.isEmpty else { return }
+        state.sessions = waiting(service)
         state.worker = start(["drain", "--orphans", "--service", service, "--to", targets[state.failures % targets.count], "--json"])
     }
 }

@@ -8,11 +8,13 @@ import SCEngine
 import SCImage
 
 /// One server's memory file.
-struct ServerMemory {
+package struct ServerMemory {
     let file: SharedDescriptor
 
+    package init(file: SharedDescriptor) { self.file = file }
+
     /// What it says of the continuation with this number. Throws when that has no export, or none that is whole.
-    func session(_ number: UInt64, role: String) throws(CheckpointError) -> LoggedSession {
+    package func session(_ number: UInt64, role: String) throws(CheckpointError) -> LoggedSession {
         let start = (number & 0xffff_ffff) * UInt64(SC_MEMORY_STRIDE)
         guard let slot = value(sc_memory_slot.self, at: start), slot.continuation == number else {
             throw LoggedSession.lost("its server keeps nothing of it")
@@ -67,7 +69,7 @@ struct ServerMemory {
 
 extension SocketView {
     /// The data bytes that the kernel counts as read and written, as in libsc (memory.c); nil when it has no connection, or does not hold still.
-    var counted: (read: UInt64, written: UInt64)? {
+    package var counted: (read: UInt64, written: UInt64)? {
         for _ in 0..<100 {
             guard let before = tcpInfo else { return nil }
             let (unread, unacknowledged) = (cproc_siocinq(fd), cproc_siocoutq(fd))

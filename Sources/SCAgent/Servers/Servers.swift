@@ -18,6 +18,7 @@ final class Servers {
     private var watched: [RegisteredContinuation] = []
     private var bySocket: [UInt64: RegisteredContinuation] = [:]
     private var byFlow: [String: RegisteredContinuation] = [:]
+    private var groups: [GroupName: [RegisteredContinuation]] = [:]
     /// Connections that have ended while their process has not: it may be about to end, or to connect again.
     private var lost: [(server: RegisteredServer, until: Deadline)] = []
     private(set) var orphans: Orphans!
@@ -56,7 +57,9 @@ final class Servers {
 
     // MARK: The loop
 
-    private enum Source { case listener, acceptor(String), server(RegisteredServer), process(RegisteredServer), mover(ParkConversation), receiver(ReceiverConversation) }
+    private enum Source {
+        case listener, acceptor(String), server(RegisteredServer), process(RegisteredServer), mover(ParkConversation), receiver(ReceiverConversation)
+    }
     private var sources: [Source] = []
 
     var entries: [pollfd] {
@@ -203,6 +206,21 @@ final class Servers {
         if byFlow[channel.flow] === continuation { byFlow[channel.flow] = nil }
     }
 
+    func join(_ continuation: RegisteredContinuation) {
+        if let part = continuation.part { groups[part.group, default: []].append(continuation) }
+    }
+
+    func leave(_ continuation: RegisteredContinuation) {
+        guard let part = continuation.part else { return }
+        groups[part.group]?.removeAll { $0 === continuation }
+        if groups[part.group]?.isEmpty ?? false { groups[part.group] = nil }
+    }
+
+    /// All parts of its session, itself among them.
+    func parts(of continuation: RegisteredContinuation) -> [RegisteredContinuation] {
+        continuation.part.flatMap { groups[$0.group] } ?? [continuation]
+    }
+
     func continuation(of inode: UInt64) -> RegisteredContinuation? { bySocket[inode] }
 
     /// Nobody says how the move of this session ended. A dead mover locks no socket any more; a former agent's may be about to.
@@ -217,14 +235,15 @@ final class Servers {
         watched.removeAll { if case .watched = $0.state { false } else { true } }
         let now = monotonicNanoseconds()
         for continuation in watched {
-            guard case .watched(let begin) = continuation.state, now > begin, let channel = continuation.channels.values.first else {
-                continue
-            }
-            let view = SocketView(channel.descriptor.raw)
-            if view.tcpInfo.map({ $0.state == UInt8(TCPState.close.rawValue) }) ?? true {
-                continuation.server.gone(continuation)
-            } else if !view.isInRepairMode {
-                continuation.server.resume(continuation)
+            guard case .watched(let begin) = continuation.state, now > begin else { continue }
+            let parts = parts(of: continuation)
+            let view = parts.compactMap(\.connection).first.map { SocketView($0.descriptor.raw) }
+            let isHere = view?.tcpInfo.map { $0.state != UInt8(TCPState.close.rawValue) } ?? false
+            if let view, isHere, view.isInRepairMode { continue }
+            // All at once: the connection, which tells, goes with the part that has it.
+            for part in parts {
+                guard case .watched = part.state else { continue }
+                isHere ? part.server.resume(part) : part.server.gone(part)
             }
         }
     }
@@ -234,9 +253,12 @@ final class Servers {
     func hasServer(of service: String) -> Bool { servers.contains { $0.service == service && $0.accepts } }
 
     /// The servers of a service take turns; the one that has the session is not offered it.
-    func nextServer(of service: String, local: String, peer: String) -> RegisteredServer? {
-        let owner = byFlow[RegisteredContinuation.Channel.flow(local, peer)]?.server
-        let able = servers.filter { $0.service == service && $0.accepts && $0 !== owner }
+    func nextServer(of service: String, local: String, peer: String, besides tried: [RegisteredServer] = []) -> RegisteredServer? {
+        let session = byFlow[RegisteredContinuation.Channel.flow(local, peer)]
+        let owners = session.map { parts(of: $0).map(\.server) } ?? []
+        let able = servers.filter { server in
+            server.service == service && server.accepts && !(owners + tried).contains { $0 === server }
+        }
         guard !able.isEmpty else { return nil }
         turns += 1
         return able[turns % able.count]
@@ -247,7 +269,8 @@ final class Servers {
         return offers
     }
 
-    func accepted(_ offer: UInt64, as continuation: UInt64) { _ = receivers.first { $0.accepted(offer, as: continuation) } }
+    /// False: the offer has been withdrawn meanwhile.
+    func accepted(_ offer: UInt64, as continuation: UInt64) -> Bool { receivers.contains { $0.accepted(offer, as: continuation) } }
     func declined(_ number: UInt64, by server: RegisteredServer, _ reason: String) { _ = receivers.first { $0.declined(number, by: server, reason) } }
     func ready(_ number: UInt64, at server: RegisteredServer) { _ = receivers.first { $0.ready(number, at: server) } }
 

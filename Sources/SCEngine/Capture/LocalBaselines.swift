@@ -12,37 +12,40 @@ package final class LocalBaselines {
     package init(in namespace: NetworkNamespace) { self.namespace = namespace }
 
     private static let common: [KnownOption] = [
-        KnownOption(level: SOL_SOCKET, name: 12),  // SO_PRIORITY
-        KnownOption(level: SOL_SOCKET, name: 18),  // SO_RCVLOWAT
-        KnownOption(level: SOL_SOCKET, name: 20, length: 16),  // SO_RCVTIMEO
-        KnownOption(level: SOL_SOCKET, name: 21, length: 16),  // SO_SNDTIMEO
-        KnownOption(level: SOL_SOCKET, name: 29),  // SO_TIMESTAMP
-        KnownOption(level: SOL_SOCKET, name: 35),  // SO_TIMESTAMPNS
-        KnownOption(level: SOL_SOCKET, name: 42, moment: .after),  // SO_PEEK_OFF
+        KnownOption(level: SOL_SOCKET, name: 12, label: "SO_PRIORITY"),
+        KnownOption(level: SOL_SOCKET, name: 18, label: "SO_RCVLOWAT"),
+        KnownOption(level: SOL_SOCKET, name: 20, length: 16, label: "SO_RCVTIMEO"),
+        KnownOption(level: SOL_SOCKET, name: 21, length: 16, label: "SO_SNDTIMEO"),
+        KnownOption(level: SOL_SOCKET, name: 29, label: "SO_TIMESTAMP"),
+        KnownOption(level: SOL_SOCKET, name: 35, label: "SO_TIMESTAMPNS"),
+        KnownOption(level: SOL_SOCKET, name: 42, moment: .after, label: "SO_PEEK_OFF"),
     ]
     private static let unix =
         common + [
-            KnownOption(level: SOL_SOCKET, name: 16),  // SO_PASSCRED
-            KnownOption(level: SOL_SOCKET, name: 34),  // SO_PASSSEC
-            KnownOption(level: SOL_SOCKET, name: 76),  // SO_PASSPIDFD
-            KnownOption(level: SOL_SOCKET, name: 83),  // SO_PASSRIGHTS
+            KnownOption(level: SOL_SOCKET, name: 16, label: "SO_PASSCRED"),
+            KnownOption(level: SOL_SOCKET, name: 34, label: "SO_PASSSEC"),
+            KnownOption(level: SOL_SOCKET, name: 76, label: "SO_PASSPIDFD"),
+            KnownOption(level: SOL_SOCKET, name: 83, label: "SO_PASSRIGHTS"),
         ]
     private static let udp =
         common + [
-            KnownOption(level: SOL_SOCKET, name: 2),  // SO_REUSEADDR
-            KnownOption(level: SOL_SOCKET, name: 5),  // SO_DONTROUTE
-            KnownOption(level: SOL_SOCKET, name: 6),  // SO_BROADCAST
-            KnownOption(level: SOL_SOCKET, name: 15),  // SO_REUSEPORT
-            KnownOption(level: SOL_SOCKET, name: 36),  // SO_MARK
-            KnownOption(level: 17, name: 101),  // UDP_NO_CHECK6_TX
-            KnownOption(level: 17, name: 103),  // UDP_SEGMENT
-            KnownOption(level: 17, name: 104),  // UDP_GRO
+            KnownOption(level: SOL_SOCKET, name: 2, label: "SO_REUSEADDR"),
+            KnownOption(level: SOL_SOCKET, name: 5, label: "SO_DONTROUTE"),
+            KnownOption(level: SOL_SOCKET, name: 6, label: "SO_BROADCAST"),
+            KnownOption(level: SOL_SOCKET, name: 15, label: "SO_REUSEPORT"),
+            KnownOption(level: SOL_SOCKET, name: 36, label: "SO_MARK"),
+            KnownOption(level: 17, name: 101, label: "UDP_NO_CHECK6_TX"),
+            KnownOption(level: 17, name: 103, label: "UDP_SEGMENT"),
+            KnownOption(level: 17, name: 104, label: "UDP_GRO"),
         ] + SocketOptionList.ipv4Level
     private static let udp6 =
         udp + SocketOptionList.ipv6Level + [
-            KnownOption(level: 41, name: 26),  // IPV6_V6ONLY
-            KnownOption(level: 41, name: 49),  // IPV6_RECVPKTINFO
+            KnownOption(level: 41, name: 26, label: "IPV6_V6ONLY"),
+            KnownOption(level: 41, name: 49, label: "IPV6_RECVPKTINFO"),
         ]
+
+    /// All of them.
+    static let all = unix + udp6
 
     /// SO_RCVLOWAT would hold back what a peek asks for, and SO_PEEK_OFF is the capture's own: both are set when the queue is in its place.
     static func isLate(_ option: SocketOption) -> Bool { option.level == SOL_SOCKET && (option.name == 42 || option.name == 18) }

@@ -47,7 +47,7 @@ package final class SessionCapture {
         }
         let cooperative = parking?.sockets ?? []
         var holders = Self.holders(of: selected.filter { !cooperative.contains($0.channel.inode) })
-        for process in group?.group.processesToStop ?? [] where !holders.contains(where: { $0.pid == process.pid }) { holders.append(process) }
+        for process in group?.processesToStop ?? [] where !holders.contains(where: { $0.pid == process.pid }) { holders.append(process) }
         self.holders = holders
         let logged = parking?.logged ?? []
         silent = Self.holders(of: selected.filter { logged.contains($0.channel.inode) })
@@ -115,8 +115,14 @@ package final class SessionCapture {
         return try logged.resolve(read: counted.read, written: counted.written)
     }
 
+    /// What the processes of a declared group said when they parked.
+    package var parkedParts: [ParkedSession.PartState] { parked.values.first { !$0.parts.isEmpty }?.parts ?? [] }
+
     /// The most bytes of state that the servers can export, and of their logs.
-    package var exportLimit: Int { (parking?.sockets.count ?? 0) * exportedStateLimit + (parking?.logged.count ?? 0) * loggedLimit }
+    package var exportLimit: Int {
+        let servers = (parking?.sockets.count ?? 0) + (parking?.groups.reduce(0) { $0 + $1.parts.count } ?? 0)
+        return servers * exportedStateLimit + (parking?.logged.count ?? 0) * loggedLimit
+    }
 
     /// The servers park and the processes stand still until `giveBack`, `letGo` or `keepHeld`.
     package func stop() throws(CheckpointError) {

@@ -51,10 +51,15 @@ struct DescriptorTable {
         for process in processes { add(process) }
     }
 
-    private mutating func add(_ process: TargetProcess) {
+    /// Of these processes the descriptors that are named.
+    init(of processes: [TargetProcess], only names: Set<DescriptorName>) {
+        for process in processes { add(process) { names.contains(DescriptorName(pid: process.pid, fd: $0)) } }
+    }
+
+    private mutating func add(_ process: TargetProcess, where isWanted: (Int32) -> Bool = { _ in true }) {
         guard let numbers = try? process.descriptors() else { return }
         processes[process.pid] = process
-        links[process.pid] = numbers.compactMap { fd in
+        links[process.pid] = numbers.filter(isWanted).compactMap { fd in
             guard let link = process.link(of: fd) else { return nil }
             holders[link, default: []].append(Holder(pid: process.pid, fd: fd))
             return (fd, link)

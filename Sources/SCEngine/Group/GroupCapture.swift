@@ -26,6 +26,8 @@ package final class GroupCapture: @unchecked Sendable {
     package let options: GroupOptions
     package private(set) var group: SessionGroup
     private let root: TargetProcess
+    /// Its servers have said what it is, and hold still by themselves.
+    private let declared: DeclaredGroup?
     private let namespace: NetworkNamespace
     private let digests = FileDigests()
     private let baselines: LocalBaselines
@@ -37,7 +39,7 @@ package final class GroupCapture: @unchecked Sendable {
 
     /// Finds the group of these connections, and refuses what cannot be moved, while everything runs.
     package init(_ root: TargetProcess, _ connections: [SelectedSession], _ options: GroupOptions) throws(CheckpointError) {
-        (self.root, self.options) = (root, options)
+        (self.root, self.options, declared) = (root, options, nil)
         namespace = try NetworkNamespace.of(pid: root.pid)
         baselines = LocalBaselines(in: namespace)
         group = try GroupChannels.find(root, connections, options.request)
@@ -56,6 +58,18 @@ package final class GroupCapture: @unchecked Sendable {
         state = try readState()
     }
 
+    /// A group that its servers have declared, of which these are the connections.
+    package init(_ declared: DeclaredGroup, _ connections: [SelectedSession]) throws(CheckpointError) {
+        (root, options, self.declared) = (connections[0].process, GroupOptions(), declared)
+        namespace = try NetworkNamespace.of(pid: root.pid)
+        baselines = LocalBaselines(in: namespace)
+        group = try GroupChannels.declared(declared, connections, namespace: namespace)
+        channels = try capture(withQueues: false, connections: group.connections.map { _ in -1 }).1
+    }
+
+    /// All that have to be stopped for the cut.
+    package var processesToStop: [TargetProcess] { declared == nil ? group.processesToStop : [] }
+
     private func capture(withQueues: Bool, connections: [Int32]) throws(CheckpointError) -> (LocalCapture, [LocalChannel]) {
         let locals = try LocalCapture(group, connections: connections, in: namespace, baselines: baselines, digests: digests)
         return (locals, try locals.capture(withQueues: withQueues))
@@ -69,13 +83,23 @@ package final class GroupCapture: @unchecked Sendable {
 
     /// Everything in one cut: the processes stand still, the connections' packets are held. `connections`: duplicates of the TCP sockets, borrowed.
     package func cut(connections: [Int32]) throws(CheckpointError) {
-        group = try GroupChannels.inCut(group, root: root, options.request, namespace: namespace)
+        group =
+            if let declared { try GroupChannels.declared(declared, group.connections, namespace: namespace) } else {
+                try GroupChannels.inCut(group, root: root, options.request, namespace: namespace)
+            }
         (locals, channels) = try capture(withQueues: true, connections: connections)
         state = try readState()
     }
 
-    package func session(_ id: SessionID, _ connections: [TCPChannel], adapter: AdapterState?) -> Session {
-        Session(id: id, channels: connections, locals: channels, processes: group.processes, state: state, adapter: adapter)
+    /// `parts`: what the servers of a declared group have exported.
+    package func session(_ id: SessionID, _ connections: [TCPChannel], adapter: AdapterState?, parts: [ParkedSession.PartState] = []) -> Session {
+        var session = Session(id: id, channels: connections, locals: channels, processes: group.processes, state: state, adapter: adapter)
+        for index in session.processes.indices {
+            guard let part = parts.first(where: { $0.name == session.processes[index].role }) else { continue }
+            (session.processes[index].stateLength, session.processes[index].stateVersion) = (part.state.count, part.stateVersion)
+            session.state += part.state
+        }
+        return session
     }
 
     /// The session lives elsewhere: its bytes in flight are taken out, and its processes ended if that was wanted. They still stand still.

@@ -45,6 +45,14 @@ struct GroupChannels {
         return try channels.run()
     }
 
+    /// A group of which nobody but those in the table has to be looked at.
+    static func found(
+        _ group: SessionGroup, root: Int32, _ request: GroupRequest, table: DescriptorTable, unix: [UInt64: UnixSockets.Entry]
+    ) throws(CheckpointError) -> SessionGroup {
+        var channels = GroupChannels(group, root: root, request, table: table, unix: unix, nil)
+        return try channels.run()
+    }
+
     private init(
         _ group: SessionGroup, root: Int32, _ request: GroupRequest, table: DescriptorTable, unix: [UInt64: UnixSockets.Entry],
         _ finder: GroupFinder?
@@ -217,7 +225,7 @@ struct GroupChannels {
 }
 
 extension SessionGroup {
-    fileprivate static func of(_ processes: [TargetProcess], shared: Set<Int32>, _ connections: [SelectedSession]) -> SessionGroup {
+    static func of(_ processes: [TargetProcess], shared: Set<Int32>, _ connections: [SelectedSession]) -> SessionGroup {
         let members = zip(processes, roles(of: processes)).map { Member(process: $0, role: $1, isShared: shared.contains($0.pid)) }
         return SessionGroup(connections: connections, members: members, ends: [])
     }

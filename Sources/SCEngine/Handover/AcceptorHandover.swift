@@ -71,6 +71,7 @@ package final class AcceptorHandover: HandoverDriver {
                 try send(
                     AcceptorRequest(
                         type: "session", id: entry.session.id.description, channels: channels, state_bytes: state.count,
+                        states: entry.session.states.map { zip(entry.session.processes, $0).map(AcceptorRequest.State.init) },
                         state_version: entry.session.adapter?.stateVersion, repeat_bytes: repeated.isEmpty ? nil : repeated.count),
                     descriptors: descriptors)
             }

@@ -69,10 +69,23 @@ struct AcceptorRequest: Encodable {
     var names: [String]?
     var channels: [AcceptorChannel]?
     var state_bytes: Int?
+    /// Whose that state is, when it is told apart: the processes in the order in which theirs follow each other.
+    var states: [State]?
     /// With a state that a server had exported by libsc.
     var state_version: UInt32?
     /// Behind the state, in the same file: output that the server will produce again and that must not reach the client (sc_memory.h, sc_memory_repeat).
     var repeat_bytes: Int?
+
+    /// One process's part of the state.
+    struct State: Encodable {
+        var process: String
+        var bytes: Int
+        var version: UInt32
+
+        init(_ process: SessionProcess, _ state: ArraySlice<UInt8>) {
+            (self.process, bytes, version) = (process.role, state.count, process.stateVersion)
+        }
+    }
 
     /// The message's bytes, newline included.
     var line: [UInt8] {

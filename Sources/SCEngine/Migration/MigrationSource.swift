@@ -86,11 +86,21 @@ package final class MigrationSource {
     }
 
     package func run() throws(CheckpointError) -> MigrationResult {
-        let group = try request.group.map { options throws(CheckpointError) in
+        var group = try request.group.map { options throws(CheckpointError) in
             try GroupCapture(root ?? selection.chosen[0].process, selection.chosen, options)
         }
         // A group is stopped as a whole: a server that parks its part alone would leave the others running.
         let parking = group == nil ? try request.parking?(Set(selection.chosen.map(\.channel.inode))) : nil
+        if let declared = parking?.groups.first {
+            guard parking!.groups.count == 1, parking!.sockets.isSubset(of: Set(selection.chosen.map(\.channel.inode))),
+                selection.chosen.allSatisfy({ parking!.sockets.contains($0.channel.inode) })
+            else {
+                throw CheckpointError(
+                    "cannot move these sessions together", why: "one of them is served by several processes, and moves alone", errno: EOPNOTSUPP,
+                    advice: "Move them one by one, with --peer, or let drain do it")
+            }
+            group = try GroupCapture(declared, selection.chosen)
+        }
         let capture = try SessionCapture(selection.chosen, isGuarded: false, parking: parking, group: group)
         let adapter = try chosenAdapter()
         let adapterStates = try capture.learn(adapter, options: request.adapterOptions)

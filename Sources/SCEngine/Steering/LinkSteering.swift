@@ -90,12 +90,13 @@ final class LinkSteering: SourceSteering {
 
     func steer() throws(CheckpointError) {
         if nextHop != nil { try hold?.relay() }
+        // In its own namespace the target answers through this very link. Its first segments must not vanish: it has no round-trip sample yet, so each
+        // would cost 3 s. The source's socket is gone, and the client's packets are parked, so nothing answers them with RST.
+        if isSameNamespace { try hold?.unmute() }
         mute?.remove(flows)
     }
 
     func release() throws(CheckpointError) {
-        // In its own namespace the target answers through this very link.
-        if isSameNamespace { try hold?.unmute() }
         hold?.flush()
         if isLasting {
             try hold?.forward()

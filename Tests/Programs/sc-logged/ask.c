@@ -38,11 +38,11 @@ static int reach(const char *text, const char *port) {
 }
 
 /// Mostly small messages, some large ones.
-static void say(struct connection *c) {
+static void say(struct connection *c, uint64_t limit) {
     size_t room = WINDOW - (size_t)(c->sent - c->received);
     uint64_t random = next_random(&c->random);
     size_t length = 1 + (random >> 8) % (random % 8 == 0 ? 40000 : 600);
-    if (room < length) return;
+    if (room < length || c->sent + length > limit) return;
     unsigned char bytes[40001], answered[40001];
     for (size_t i = 0; i < length; i++) bytes[i] = (unsigned char)next_random(&c->random);
     // What the kernel does not take now was never said: the random numbers are used up all the same.
@@ -70,7 +70,7 @@ static void hear(struct connection *c) {
     }
 }
 
-int ask(const char *address, const char *port, int count, uint64_t seed) {
+int ask(const char *address, const char *port, int count, uint64_t seed, uint64_t limit) {
     struct connection *all = calloc((size_t)count, sizeof *all);
     struct pollfd *entries = calloc((size_t)count + 1, sizeof *entries);
     for (int i = 0; i < count; i++) {
@@ -85,7 +85,7 @@ int ask(const char *address, const char *port, int count, uint64_t seed) {
     for (bool waits = true; running || waits;) {
         waits = false;
         for (int i = 0; i < count; i++) {
-            if (running && !all[i].error) say(&all[i]);
+            if (running && !all[i].error) say(&all[i], limit);
             entries[i] = (struct pollfd){.fd = all[i].error ? -1 : all[i].fd, .events = POLLIN};
             waits |= !all[i].error && all[i].received < all[i].sent;
         }

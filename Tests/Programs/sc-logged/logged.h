@@ -26,4 +26,4 @@ static inline uint64_t next_random(uint64_t *state) {
 }
 
 int serve(const char *address, const char *port, int options, char **words);
-int ask(const char *address, const char *port, int connections, uint64_t seed);
+int ask(const char *address, const char *port, int connections, uint64_t seed, uint64_t limit);

@@ -3,8 +3,9 @@
 //   sc-logged serve ADDRESS PORT [salt] [rarely] [refuses]   answers each byte; SIGUSR1: it loops for ever, wherever it is
 //       salt     answers differently from the others: what it repeats as a successor differs
 //       rarely   exports only at the beginning and when the log is nearly full
+//       once     exports only at the beginning
 //       refuses  takes no sessions in
-//   sc-logged ask ADDRESS PORT CONNECTIONS SEED            checks every byte of the answers; ends after the line "stop"
+//   sc-logged ask ADDRESS PORT CONNECTIONS SEED [LIMIT]    checks every byte of the answers; ends after the line "stop". Says at most LIMIT bytes on each
 
 #include "logged.h"
 #include <signal.h>
@@ -15,6 +16,7 @@
 int main(int argc, char **argv) {
     signal(SIGPIPE, SIG_IGN);
     if (argc >= 4 && strcmp(argv[1], "serve") == 0) return serve(argv[2], argv[3], argc - 4, argv + 4);
-    if (argc == 6 && strcmp(argv[1], "ask") == 0) return ask(argv[2], argv[3], atoi(argv[4]), strtoull(argv[5], NULL, 10));
-    return fprintf(stderr, "usage: sc-logged serve ADDRESS PORT [salt] [rarely] [refuses] | ask ADDRESS PORT CONNECTIONS SEED\n"), 2;
+    if ((argc == 6 || argc == 7) && strcmp(argv[1], "ask") == 0)
+        return ask(argv[2], argv[3], atoi(argv[4]), strtoull(argv[5], NULL, 10), argc == 7 ? strtoull(argv[6], NULL, 10) : UINT64_MAX);
+    return fprintf(stderr, "usage: sc-logged serve ADDRESS PORT [salt] [rarely | once] [refuses] | ask ADDRESS PORT CONNECTIONS SEED [LIMIT]\n"), 2;
 }

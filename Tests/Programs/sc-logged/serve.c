@@ -29,7 +29,7 @@ struct session {
 
 static int loop;
 static sc_t *sc;
-static bool has_salt, is_rare;
+static bool has_salt, is_rare, is_once;
 
 static void spin(int number) {
     (void)number;
@@ -94,6 +94,7 @@ static bool step(struct session *session) {
         memmove(session->state.pending, session->state.pending + given, session->state.length);
     }
     watch(session, session->state.length > 0, EPOLL_CTL_MOD);
+    if (is_once) return true;
     if (is_rare ? sc_log_left(session->continuation) < PENDING : session->steps % 5 == 0) keep(session);
     return true;
 }
@@ -160,6 +161,7 @@ int serve(const char *address, const char *port, int options, char **words) {
     for (int i = 0; i < options; i++) {
         if (strcmp(words[i], "salt") == 0) has_salt = true;
         if (strcmp(words[i], "rarely") == 0) is_rare = true;
+        if (strcmp(words[i], "once") == 0) is_once = true;
         if (strcmp(words[i], "refuses") == 0) takes = false;
     }
     signal(SIGUSR1, spin);
