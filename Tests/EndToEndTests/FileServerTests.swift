@@ -184,6 +184,7 @@ final class FileServer {
         #expect(
             wrong.isEmpty && seen.count == report.requests, "lines lost or doubled: \(wrong.prefix(20)) of \(seen.count)", sourceLocation: location)
         let packets = capture.stop()
+        Self.explain(packets)
         #expect(packets.resetsToClient == 0 && packets.resetsFromClient == 0, sourceLocation: location)
         server.terminate()
         if isRouted { try world.lab.routeService(to: .a) }
@@ -225,6 +226,20 @@ final class FileServer {
         return host
     }
 
+    /// SC_GAPS: prints the packets around the longest silence of the server.
+    private static func explain(_ report: CaptureReport) {
+        guard getenv("SC_GAPS") != nil else { return }
+        let all = report.segments
+        let data = all.indices.filter { !all[$0].isOutgoing && all[$0].payload > 0 }
+        guard let worst = zip(data, data.dropFirst()).max(by: { all[$0.1].time - all[$0.0].time < all[$1.1].time - all[$1.0].time }) else { return }
+        for index in max(0, worst.0 - 12)..<min(all.count, worst.1 + 8) {
+            let segment = all[index]
+            print(
+                "\((Int64(segment.time) - Int64(all[worst.0].time)) / 1000) us \(segment.isOutgoing ? "client" : "server") seq \(segment.sequence) ack \(segment.acknowledgement) len \(segment.payload) win \(segment.window)"
+            )
+        }
+    }
+
     /// The client's longest silence since the last call, in microseconds.
     func gap() throws -> Int {
         let before = client.stdout.split(separator: "\n").count
@@ -245,6 +260,11 @@ struct FileServerTests {
         var stages: [String: [Int]] = [:]
         var most: [String: Int] = [:]
         var filled: [String: Int] = [:]
+        _ = try files.gap()
+        let control = try (0..<min(20, Self.count)).map { _ in
+            usleep(600_000)
+            return try files.gap()
+        }
         for index in 0..<Self.count {
             _ = try files.gap()
             let moved = try files.move(exec: index == 0, ["--end-processes"])
@@ -266,6 +286,7 @@ struct FileServerTests {
         print("stages, median us: \(stages.mapValues { $0.sorted()[$0.count / 2] })")
         print("blackout us, \(blackouts.count) moves: median \(blackouts.sorted()[blackouts.count / 2]), largest \(blackouts.max()!)")
         print("the client's longest silence around a move, us: median \(gaps.sorted()[gaps.count / 2]), the largest \(gaps.sorted().suffix(12))")
+        print("the same without a move: median \(control.sorted()[control.count / 2]), largest \(control.max()!)")
         try files.finish()
     }
 
