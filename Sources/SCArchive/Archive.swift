@@ -37,12 +37,8 @@ package final class Archive {
     }
 
     private static func make(_ path: String) throws(CheckpointError) {
-        var parent = ""
-        for component in path.split(separator: "/", omittingEmptySubsequences: false) {
-            parent += parent.isEmpty && !path.hasPrefix("/") ? String(component) : "/\(component)"
-            if mkdir(parent.replacing("//", with: "/"), 0o700) != 0, errno != EEXIST, errno != EROFS, errno != EACCES || parent == path {
-                throw CheckpointError("cannot make the archive \(path)", result: Int(-errno), advice: "Name another directory with --archive")
-            }
+        guard makeDirectory(path) else {
+            throw CheckpointError("cannot make the archive \(path)", result: Int(-errno), advice: "Name another directory with --archive")
         }
         guard let names = entryNames(of: path) else {
             throw CheckpointError("cannot make the archive \(path)", result: Int(-errno), advice: "Name another directory with --archive")
@@ -58,10 +54,18 @@ package final class Archive {
         }
         do throws(CheckpointError) {
             // Two that make the same archive at once write the same.
-            try ConfigurationFile.write("\(path)/sc-archive", Array("sc-checkpoint archive, version \(version)\n".utf8), mode: 0o600, replacing: false)
+            try ConfigurationFile.write(
+                "\(path)/sc-archive", Array("sc-checkpoint archive, version \(version)\n".utf8), mode: 0o600, replacing: false)
         } catch {
             throw error.during("cannot make the archive \(path)")
         }
+    }
+
+    /// mkdir -p, mode 0700; false, with errno, when it cannot be done.
+    private static func makeDirectory(_ path: String) -> Bool {
+        if mkdir(path, 0o700) == 0 || errno == EEXIST { return true }
+        guard errno == ENOENT, let cut = path.lastIndex(of: "/"), cut != path.startIndex else { return false }
+        return makeDirectory(String(path[..<cut])) && (mkdir(path, 0o700) == 0 || errno == EEXIST)
     }
 
     private static func checkMarker(_ path: String) throws(CheckpointError) {
@@ -79,7 +83,8 @@ package final class Archive {
         }
         guard found == version else {
             throw CheckpointError(
-                "cannot use the archive \(path)", why: "its layout has version \(found); this program knows version \(version)", errno: EPROTONOSUPPORT,
+                "cannot use the archive \(path)", why: "its layout has version \(found); this program knows version \(version)",
+                errno: EPROTONOSUPPORT,
                 advice: "Use the version of sc-checkpoint that made it")
         }
     }
@@ -113,12 +118,14 @@ package final class Archive {
     func failure(_ error: ImageError, _ what: String) -> CheckpointError {
         switch error {
         case .io(EKEYREJECTED, _):
-            CheckpointError(what, why: "it is sealed to other keys", errno: EKEYREJECTED, advice: "Name the secret key of one of its recipients with --key")
+            CheckpointError(
+                what, why: "it is sealed to other keys", errno: EKEYREJECTED, advice: "Name the secret key of one of its recipients with --key")
         case .io(let number, let operation):
             CheckpointError("\(what): \(operation)", why: systemMessage(number), errno: number, advice: writeAdvice(number))
         case .unsupportedVersion:
             CheckpointError(what, why: error.description, errno: EPROTONOSUPPORT, advice: "Use the version of sc-checkpoint that wrote it")
-        default: CheckpointError(what, why: error.description, errno: EBADMSG, advice: "sc-checkpoint archive verify names everything that is damaged")
+        default:
+            CheckpointError(what, why: error.description, errno: EBADMSG, advice: "sc-checkpoint archive verify names everything that is damaged")
         }
     }
 }
@@ -162,7 +169,8 @@ extension Archive {
         let raw = openat(images.raw, name.file, O_RDONLY | O_CLOEXEC | O_NOFOLLOW)
         if raw >= 0 { return SharedDescriptor(raw) }
         throw CheckpointError(
-            "cannot open the archived image \(name.id.prefix(12))", why: errno == ENOENT ? "it was removed meanwhile" : systemMessage(errno), errno: errno,
+            "cannot open the archived image \(name.id.prefix(12))", why: errno == ENOENT ? "it was removed meanwhile" : systemMessage(errno),
+            errno: errno,
             advice: errno == ENOENT ? "See sc-checkpoint archive list" : "")
     }
 
@@ -181,7 +189,8 @@ extension Archive {
                 "there is no image \(prefix) in \(path)", why: "no id begins so", errno: ENOENT, advice: "See sc-checkpoint archive list")
         default:
             throw CheckpointError(
-                "\(prefix) is not one image", why: "\(found.count) ids begin so: \(found.prefix(4).map { String($0.id.prefix(12)) }.joined(separator: ", "))",
+                "\(prefix) is not one image",
+                why: "\(found.count) ids begin so: \(found.prefix(4).map { String($0.id.prefix(12)) }.joined(separator: ", "))",
                 errno: EINVAL, advice: "Give more digits")
         }
     }

@@ -41,11 +41,12 @@ extension Archive {
                     (entry.inventory, entry.formatVersion) = (reader.inventory, reader.formatVersion)
                 }
             } catch {
-                if case .io(_, let operation) = error, operation.hasPrefix("writing") { throw error }
-                complaint = error
+                if !sink.hasFailed { complaint = error }
                 throw error
             }
-        } failure: { error in complaint == error ? imageFailure(error, name) : nil }
+        } failure: { error in
+            complaint == error ? imageFailure(error, name) : nil
+        }
     }
 
     /// Adds sessions from memory.
@@ -186,10 +187,18 @@ final class ImageSink: ByteSink {
         }
     }
 
+    /// A write has failed: what went wrong is the archive's doing, not the image's.
+    private(set) var hasFailed = false
+
     func write(_ bytes: UnsafeRawBufferPointer) throws(ImageError) {
-        switch way {
-        case .plain(let sink): try sink.write(bytes)
-        case .sealed(let sink, _): try sink.write(bytes)
+        do throws(ImageError) {
+            switch way {
+            case .plain(let sink): try sink.write(bytes)
+            case .sealed(let sink, _): try sink.write(bytes)
+            }
+        } catch {
+            hasFailed = true
+            throw error
         }
     }
 

@@ -48,7 +48,9 @@ extension ArchiveEntry {
 
 extension Archive {
     /// The entries that a filter lets through, the oldest first, and what could not be read.
-    package func list(_ filter: ArchiveFilter) throws(CheckpointError) -> (entries: [ArchiveEntry], unreadable: [(name: ImageName, why: CheckpointError)]) {
+    package func list(_ filter: ArchiveFilter) throws(CheckpointError) -> (
+        entries: [ArchiveEntry], unreadable: [(name: ImageName, why: CheckpointError)]
+    ) {
         var entries: [ArchiveEntry] = []
         let unreadable = try forEach { if filter.matches($0) { entries.append($0) } }
         entries.sort { ($0.time, $0.addedAt, $0.name) < ($1.time, $1.addedAt, $1.name) }

@@ -63,11 +63,17 @@ extension Archive {
         while let entry = try reader.next() { body(entry) }
     }
 
-    /// Puts the index right, if that is possible now: a list must not wait for it, nor fail without it.
+    /// Puts the index right; an archive that cannot be written is listed all the same. Not inlined: swiftc 6.3.1 dies of it with optimization
+    /// (CopyPropagation, "Found outside of lifetime use").
+    @inline(never)
     private func refresh(isRight: Bool, _ added: [ArchiveEntry]) {
         if isRight, added.isEmpty { return }
-        try? locked { () throws(CheckpointError) in
-            if isRight { try appendToIndex(added) } else { try rebuildIndex() }
+        do throws(CheckpointError) {
+            try locked { () throws(CheckpointError) in
+                if isRight { try appendToIndex(added) } else { try rebuildIndex() }
+            }
+        } catch {
+            return
         }
     }
 

@@ -31,7 +31,9 @@ enum EntryFrame {
         // Nearly every entry is found at the first try.
         var tail = try bytes(file, max(0, size - 1024)..<size)
         let length = tail.count < 4 ? 0 : number(tail.suffix(4))
-        guard length > 12, length <= min(size, largest) else { throw .malformed(what: "the archived image is cut off: its entry is missing", offset: nil) }
+        guard length > 12, length <= min(size, largest) else {
+            throw .malformed(what: "the archived image is cut off: its entry is missing", offset: nil)
+        }
         if length > tail.count { tail = try bytes(file, (size - length)..<size) }
         let frame = Array(tail.suffix(length))
         guard frame.starts(with: magic), number(frame[4..<8]) == length - 8 else {

@@ -88,6 +88,20 @@ struct LookTests {
         #expect(page.contains("/var/log/x") && page.contains("pipe · 65536 bytes long"))
     }
 
+    @Test(.enabled(if: access("/usr/bin/chromium", X_OK) == 0, "needs chromium"))
+    func `a browser shows the page`() throws {
+        let scratch = Scratch()
+        let session = Sample.session(received: Array("GET /shown HTTP/1.1\r\nHost: a\r\n\r\n".utf8), sent: Array("HTTP/1.1 200 OK\r\n\r\n".utf8))
+        let page = scratch.write("page.html", Array(ImagePage(Sample.inventory, version: 1, [session]).html.utf8))
+        let browser = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--user-data-dir=\(scratch.path)/profile"]
+        let tree = try runCommand(browser + ["--dump-dom", "file://\(page)"], timeout: 60_000)
+        #expect(tree.output.contains("GET /shown HTTP/1.1") && tree.output.contains("<svg class=\"channels\""), "\(tree.errors)")
+        let picture = "\(scratch.path)/page.png"
+        _ = try runCommand(browser + ["--window-size=1100,1400", "--screenshot=\(picture)", "file://\(page)"], timeout: 60_000)
+        // An empty page of this size has some five KB.
+        #expect((readBytes(picture) ?? []).count > 30_000)
+    }
+
     @Test func `numbers of packets wrap as the connection's do, and FINs are there`() throws {
         var session = Sample.session(received: Sample.noise(3000), sent: Sample.noise(5000))
         session.channels[0].state = .lastAck

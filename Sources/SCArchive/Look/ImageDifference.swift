@@ -38,7 +38,8 @@ package struct SessionDifference: Sendable {
             }
             connections.append(Connection(tcp, other))
         }
-        for tcp in after.channels where !before.channels.contains(where: { $0.peer.onWire == tcp.peer.onWire && $0.local.onWire == tcp.local.onWire }) {
+        for tcp in after.channels where !before.channels.contains(where: { $0.peer.onWire == tcp.peer.onWire && $0.local.onWire == tcp.local.onWire })
+        {
             changes.append(("connection \(tcp.peer.onWire)", "not there", tcp.state.name))
         }
         compareLocals(before, after)

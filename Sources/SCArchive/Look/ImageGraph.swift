@@ -26,7 +26,9 @@ extension Session {
     package func links(_ inventory: Inventory) -> [ImageLink] {
         let server = inventory.command.isEmpty ? "the server" : "\(inventory.command.prefix(40))\(inventory.pid == 0 ? "" : " (\(inventory.pid))")"
         func holders(_ channel: Int) -> String {
-            let names = processes.filter { $0.descriptors.contains { $0.channel == channel } }.map { "\($0.role)\($0.pid == 0 ? "" : " (\($0.pid))")" }
+            let names = processes.filter { $0.descriptors.contains { $0.channel == channel } }.map {
+                "\($0.role)\($0.pid == 0 ? "" : " (\($0.pid))")"
+            }
             return names.isEmpty ? (processes.isEmpty ? server : "in flight") : names.joined(separator: ", ")
         }
         var links: [ImageLink] = channels.enumerated().map { number, tcp in
@@ -41,7 +43,8 @@ extension Session {
             switch local.detail {
             case .udp(let udp):
                 links.append(
-                    ImageLink(kind: "udp", detail: "", left: udp.peer.description, right: holders(number), toRight: local.queue.count, channels: [number]))
+                    ImageLink(
+                        kind: "udp", detail: "", left: udp.peer.description, right: holders(number), toRight: local.queue.count, channels: [number]))
             case .file(let file):
                 links.append(
                     ImageLink(

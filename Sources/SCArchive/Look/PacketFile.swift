@@ -94,7 +94,8 @@ package struct PacketFile {
         packets += 1
         let length = little(UInt32(packet.count))
         block(
-            6, little(UInt32(0)) + little(UInt32(time >> 32)) + little(UInt32(truncatingIfNeeded: time)) + length + length + padded(packet)
+            6,
+            little(UInt32(0)) + little(UInt32(time >> 32)) + little(UInt32(truncatingIfNeeded: time)) + length + length + padded(packet)
                 + option(1, comment) + endOfOptions)
     }
 

@@ -11,7 +11,8 @@ enum PostgreSQLHint {
         0x52: "Authentication", 0x53: "ParameterStatus", 0x4b: "BackendKeyData", 0x5a: "ReadyForQuery", 0x54: "RowDescription", 0x44: "DataRow",
         0x43: "CommandComplete", 0x45: "ErrorResponse", 0x4e: "NoticeResponse", 0x31: "ParseComplete", 0x32: "BindComplete", 0x33: "CloseComplete",
         0x6e: "NoData", 0x49: "EmptyQueryResponse", 0x41: "NotificationResponse", 0x74: "ParameterDescription", 0x73: "PortalSuspended",
-        0x47: "CopyInResponse", 0x48: "CopyOutResponse", 0x57: "CopyBothResponse", 0x64: "CopyData", 0x63: "CopyDone", 0x76: "NegotiateProtocolVersion",
+        0x47: "CopyInResponse", 0x48: "CopyOutResponse", 0x57: "CopyBothResponse", 0x64: "CopyData", 0x63: "CopyDone",
+        0x76: "NegotiateProtocolVersion",
     ]
 
     /// Nil unless every message up to the end of the bytes, or to a last one that is not whole, has a known type and a possible length.
@@ -64,7 +65,8 @@ enum PostgreSQLHint {
         case "Query", "CommandComplete", "CopyFail": ": " + text(body.prefix { $0 != 0 })
         case "Parse": ": " + text(body.split(separator: 0, maxSplits: 1, omittingEmptySubsequences: false).last?.prefix { $0 != 0 } ?? [])
         case "ErrorResponse", "NoticeResponse":
-            ": " + body.split(separator: 0).filter { [UInt8(ascii: "S"), UInt8(ascii: "C"), UInt8(ascii: "M")].contains($0.first) }
+            ": "
+                + body.split(separator: 0).filter { [UInt8(ascii: "S"), UInt8(ascii: "C"), UInt8(ascii: "M")].contains($0.first) }
                 .map { text($0.dropFirst()) }.joined(separator: " ")
         case "ReadyForQuery":
             switch body.first {

@@ -38,7 +38,8 @@ package struct ProtocolHint: Equatable, Sendable {
         let first = String(decoding: bytes.prefix(2048).prefix { $0 != 10 }, as: UTF8.self)
         let words = first.split(separator: " ")
         let isAnswer = first.hasPrefix("HTTP/1.")
-        let isRequest = words.count >= 2 && methods.contains(String(words[0])) && (words.count < 3 || words[2].hasPrefix("HTTP/") || words[2].hasPrefix("ICE/"))
+        let isRequest =
+            words.count >= 2 && methods.contains(String(words[0])) && (words.count < 3 || words[2].hasPrefix("HTTP/") || words[2].hasPrefix("ICE/"))
         guard isAnswer || isRequest else { return nil }
         let length = HTTPResponse.headLength(bytes)
         let head = String(decoding: bytes.prefix(length ?? min(bytes.count, 16 << 10)), as: UTF8.self)

@@ -19,14 +19,16 @@ struct ArchiveAdd: ParsableCommand {
             """)
 
     @Argument(help: "The images; - is standard input.") var images: [String]
-    @Option(name: .long, help: ArgumentHelp("The archive's directory; without it $SC_ARCHIVE, or the system's (for a user: his own).", valueName: "DIR"))
+    @Option(
+        name: .long, help: ArgumentHelp("The archive's directory; without it $SC_ARCHIVE, or the system's (for a user: his own).", valueName: "DIR"))
     var archive: String?
     @Option(name: .long, help: ArgumentHelp("A remark, at most 4,096 bytes.", valueName: "TEXT")) var note = ""
     @Option(name: .long, help: ArgumentHelp("A word to find it by; may be given more than once.", valueName: "TAG")) var tag: [String] = []
     @Option(name: .long, help: ArgumentHelp("The service; without it the name of the server's program.", valueName: "NAME")) var service = ""
     @Option(name: .long, help: ArgumentHelp("Why: manual, migration, refused or crash.", valueName: "REASON")) var reason = "manual"
     @Flag(name: .long, help: "Keep structure and lengths, and zeros for the bytes of queues and state.") var redact = false
-    @Option(name: .long, help: ArgumentHelp("Seal it to this public key: its text, or a file with some.", valueName: "KEY|FILE")) var sealTo: [String] = []
+    @Option(name: .long, help: ArgumentHelp("Seal it to this public key: its text, or a file with some.", valueName: "KEY|FILE")) var sealTo:
+        [String] = []
     @Option(name: .long, help: ArgumentHelp("Zstandard's level, 1 to 19.", valueName: "N")) var level: Int32 = 3
     @Flag(name: .long, help: "One JSON document.") var json = false
 
@@ -45,18 +47,25 @@ struct ArchiveAdd: ParsableCommand {
         }
         details.level = level
         let path = archive ?? Archive.standardPath
-        // What cannot be read is told of before an archive is made for it.
-        let files = try images.map { name in try Self.open(name) }
+        // What cannot be opened is told of before an archive is made for it.
+        let files = try images.map { name throws(CheckpointError) in try Self.open(name) }
         let archive = try Archive(path, creating: true)
         var added: [ArchiveEntry] = []
+        var failure: CheckpointError?
         for (name, file) in zip(images, files) {
-            let entry = try archive.add(DescriptorSource(file.raw, operation: "reading the image"), details, from: name)
-            added.append(entry)
-            if !json {
+            do throws(CheckpointError) {
+                let entry = try archive.add(DescriptorSource(file.raw, operation: "reading the image"), details, from: name)
+                added.append(entry)
+                if json { continue }
                 Terminal.print("\(entry.name.prefix(12))  \(sizeText(entry.imageLength)) in \(sizeText(entry.bodyLength))  \(Terminal.clean(name))")
+            } catch {
+                // The others are none the worse for it.
+                if let failure { Terminal.note(failure.description) }
+                failure = error
             }
         }
         if json { Terminal.json(Document(archive: path, added: added.map(ArchiveEntryJSON.init))) }
+        if let failure { throw failure }
     }
 
     private static func open(_ name: String) throws(CheckpointError) -> SharedDescriptor {
