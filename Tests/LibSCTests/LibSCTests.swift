@@ -237,7 +237,7 @@ private final class Heard {
         _ = try agent.accept()
         try agent.welcome()
         #expect(sc_accept_offers(sc, 1) == 0)
-        dispatch(sc) { agent.hasPacket }
+        dispatch(sc) { sc_status(sc) == 1 }
         #expect(try agent.next().type == SC_WIRE_OFFERS)
         let pair = try tcpPair()
         heard.answersLater = true
@@ -253,6 +253,7 @@ private final class Heard {
                 #expect(try agent.next().type == SC_WIRE_READY)
                 try agent.say(SC_WIRE_GONE, number)
                 dispatch(sc) { heard.calls.last == "gone" }
+                #expect(heard.calls.last == "gone")
             } else {
                 #expect(sc_refuse(c, "another file") == 0)
                 let refused = try agent.next().bytes.withUnsafeBytes { $0.loadUnaligned(as: sc_wire_reason.self) }
