@@ -9,20 +9,20 @@ import SCImage
 /// The agent's registry. It lives in the agent's loop: `entries` are waited for, `handle` does what is due.
 final class Servers {
     let policy: () -> Policy
-    private let log: (String, [String: String]) -> Void
+    let log: (String, [String: String]) -> Void
     private let listener: SharedDescriptor
-    private var acceptors: [String: SharedDescriptor] = [:]
-    private var servers: [RegisteredServer] = []
+    var acceptors: [String: SharedDescriptor] = [:]
+    var servers: [RegisteredServer] = []
     private var movers: [ParkConversation] = []
-    private var receivers: [ReceiverConversation] = []
+    var receivers: [ReceiverConversation] = []
     private var watched: [RegisteredContinuation] = []
     private var bySocket: [UInt64: RegisteredContinuation] = [:]
-    private var byFlow: [String: RegisteredContinuation] = [:]
+    var byFlow: [String: RegisteredContinuation] = [:]
     /// Connections that have ended while their process has not: it may be about to end, or to connect again.
     private var lost: [(server: RegisteredServer, until: Deadline)] = []
     private(set) var orphans: Orphans!
-    private var offers: UInt64 = 1 << 63
-    private var turns = 0
+    var offers: UInt64 = 1 << 63
+    var turns = 0
 
     /// How long a session that was parked for a former agent is left alone before its socket is looked at: its mover may not have locked it yet.
     private static let grace: UInt64 = 2_000_000_000
@@ -227,59 +227,6 @@ final class Servers {
                 continuation.server.gone(continuation)
             } else if !view.isInRepairMode {
                 continuation.server.resume(continuation)
-            }
-        }
-    }
-
-    // MARK: Offers
-
-    func hasServer(of service: String) -> Bool { servers.contains { $0.service == service && $0.accepts } }
-
-    /// The servers of a service take turns; the one that has the session is not offered it.
-    func nextServer(of service: String, local: String, peer: String) -> RegisteredServer? {
-        let owner = byFlow[RegisteredContinuation.Channel.flow(local, peer)]?.server
-        let able = servers.filter { $0.service == service && $0.accepts && $0 !== owner }
-        guard !able.isEmpty else { return nil }
-        turns += 1
-        return able[turns % able.count]
-    }
-
-    func nextOffer() -> UInt64 {
-        offers += 1
-        return offers
-    }
-
-    func accepted(_ offer: UInt64, as continuation: UInt64) { _ = receivers.first { $0.accepted(offer, as: continuation) } }
-    func declined(_ number: UInt64, by server: RegisteredServer, _ reason: String) { _ = receivers.first { $0.declined(number, by: server, reason) } }
-    func ready(_ number: UInt64, at server: RegisteredServer) { _ = receivers.first { $0.ready(number, at: server) } }
-
-    /// A successor has produced other output than the client has.
-    func differed(_ number: UInt64, at server: RegisteredServer, _ what: String) {
-        let peer = server.continuations[number]?.channels.values.first?.peer
-        log("session-ended", ["service": server.service ?? "-", "peer": peer ?? "-", "pid": String(server.pid), "reason": what])
-    }
-
-    /// A service has an acceptor here exactly while one of its servers takes sessions, so that a move without one is refused at once.
-    func updateAcceptors() {
-        let wanted = Set(servers.filter(\.accepts).compactMap(\.service))
-        for name in acceptors.keys where !wanted.contains(name) {
-            acceptors[name] = nil
-            unlink(AgentListeners.serverAcceptor(name))
-        }
-        for name in wanted where acceptors[name] == nil {
-            do throws(CheckpointError) {
-                acceptors[name] = try AgentListeners.packets(StateDirectory.file("\(name).sock", in: "servers"), mode: 0o600)
-                log("server-ready", ["service": name])
-            } catch {
-                log("server-refused", ["service": name, "reason": error.description])
-            }
-        }
-    }
-
-    var status: [AgentStatus.Server] {
-        (servers + orphans.dead).compactMap { server in
-            server.service.map {
-                .init(service: $0, pid: server.pid, sessions: server.continuations.count, accepts: server.accepts, isDead: server.isDead)
             }
         }
     }
