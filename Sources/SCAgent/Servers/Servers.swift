@@ -224,7 +224,8 @@ final class Servers {
             }
             let view = SocketView(channel.descriptor.raw)
             if view.tcpInfo.map({ $0.state == UInt8(TCPState.close.rawValue) }) ?? true {
-                continuation.server.gone(continuation)
+                // It may have been let go for a server of this host, and be put back.
+                if !Journal.isOpen(forSocket: channel.inode) { continuation.server.gone(continuation) }
             } else if !view.isInRepairMode {
                 continuation.server.resume(continuation)
             }
