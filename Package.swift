@@ -21,18 +21,23 @@ var targets: [Target] = [
     .target(name: "CTLS", cSettings: strictC, linkerSettings: [.linkedLibrary("ssl"), .linkedLibrary("crypto")]),
     // Only the headers of libcurl are needed here: the library is loaded at the first use of a fence.
     .target(name: "CHTTP", cSettings: strictC),
-    // libsc itself is built by Sources/SC/Makefile; this target is for the tests, and its sc_wire.h for the agent.
+    // The same for libzstd: archives load it when they compress.
+    .target(name: "CZstd", cSettings: strictC),
+    .target(name: "CSeal", cSettings: strictC, linkerSettings: [.linkedLibrary("crypto")]),
+    // libsc itself is built by Sources/SC/Makefile; this target is for Swift servers and the tests, and its sc_wire.h for the agent.
     .target(name: "SC", exclude: ["Makefile", "sc.3", "sc.pc.in"], cSettings: strictC),
+    .target(name: "SCServer", dependencies: ["SC"], swiftSettings: strict),
     .target(name: "SCEngine", dependencies: ["CProc", "CHTTP", "SCImage"], swiftSettings: strict),
-    .target(name: "SCAgent", dependencies: ["SCEngine", "SCImage", "CProc", "CTLS", "SC"], swiftSettings: strict),
+    .target(name: "SCArchive", dependencies: ["SCEngine", "SCImage", "CZstd", "CSeal"], swiftSettings: strict),
+    .target(name: "SCAgent", dependencies: ["SCArchive", "SCEngine", "SCImage", "CProc", "CTLS", "SC"], swiftSettings: strict),
     .executableTarget(
         name: "sc-checkpoint",
-        dependencies: ["SCAgent", "SCEngine", "SCImage", "CProc", .product(name: "ArgumentParser", package: "swift-argument-parser")],
+        dependencies: ["SCAgent", "SCArchive", "SCEngine", "SCImage", "CProc", .product(name: "ArgumentParser", package: "swift-argument-parser")],
         swiftSettings: strict),
 
     .target(name: "CFloor", dependencies: ["CProc"], path: "Benchmarks/CFloor", cSettings: strictC),
     .executableTarget(
-        name: "sc-bench", dependencies: ["SCEngine", "SCImage", "CFloor", "Support"], path: "Benchmarks/sc-bench", swiftSettings: strict),
+        name: "sc-bench", dependencies: ["SCArchive", "SCEngine", "SCImage", "CFloor", "Support"], path: "Benchmarks/sc-bench", swiftSettings: strict),
 
     .target(name: "CSupport", path: "Tests/CSupport", cSettings: strictC),
     .target(name: "Support", dependencies: ["CSupport"], path: "Tests/Support", swiftSettings: strict),
@@ -42,18 +47,23 @@ var targets: [Target] = [
         name: "sc-hold", dependencies: ["CSupport"], path: "Tests/Programs/sc-hold", cSettings: strictC),
     .executableTarget(name: "sc-logged", dependencies: ["SC"], path: "Tests/Programs/sc-logged", cSettings: strictC),
     .executableTarget(name: "sc-echo", dependencies: ["SC"], path: "examples/echo", cSettings: strictC),
+    .executableTarget(name: "sc-echo-swift", dependencies: ["SCServer"], path: "examples/echo-swift", swiftSettings: strict),
+    .executableTarget(name: "sc-fileserver", dependencies: ["SC"], path: "examples/fileserver", cSettings: strictC),
     .executableTarget(name: "sc-lab", dependencies: ["Support"], swiftSettings: strict),
     .testTarget(name: "SupportTests", dependencies: ["Support"], swiftSettings: strict),
     .testTarget(name: "CProcTests", dependencies: ["CProc", "Support"], swiftSettings: strict),
     .testTarget(name: "SCImageTests", dependencies: ["SCImage"], exclude: ["Golden"], swiftSettings: strict),
     .testTarget(name: "SCEngineTests", dependencies: ["SCEngine", "Support"], swiftSettings: strict),
+    .testTarget(name: "SCArchiveTests", dependencies: ["SCArchive", "SCEngine", "SCImage", "Support", "sc-checkpoint"], swiftSettings: strict),
     .testTarget(
         name: "SCAgentTests", dependencies: ["SCAgent", "SCEngine", "SCImage", "CProc", "Support", "sc-checkpoint"], swiftSettings: strict),
     .testTarget(
-        name: "LibSCTests", dependencies: ["SC", "SCAgent", "SCEngine", "CProc", "Support", "sc-checkpoint", "sc-logged"], swiftSettings: strict),
+        name: "LibSCTests", dependencies: ["SC", "SCServer", "SCAgent", "SCEngine", "CProc", "Support", "sc-checkpoint", "sc-logged"],
+        swiftSettings: strict),
     .testTarget(
-        name: "EndToEndTests", dependencies: ["SCImage", "SCEngine", "Support", "sc-checkpoint", "sc-echo", "sc-logged"],
-        exclude: ["acceptor.py", "cutter.py", "drain_acceptor.py", "lines.py", "manager.py"], swiftSettings: strict),
+        name: "EndToEndTests",
+        dependencies: ["SCImage", "SCEngine", "Support", "sc-checkpoint", "sc-echo", "sc-echo-swift", "sc-fileserver", "sc-logged"],
+        exclude: ["acceptor.py", "cutter.py", "drain_acceptor.py", "files_client.py", "lines.py", "manager.py"], swiftSettings: strict),
 ]
 
 // libFuzzer brings its own main(), so a normal build must not link this one. See `make fuzz`.
@@ -65,7 +75,7 @@ if Context.environment["SC_FUZZ"] != nil {
 
 let package = Package(
     name: "sc-checkpoint",
-    products: [.executable(name: "sc-checkpoint", targets: ["sc-checkpoint"])],
+    products: [.executable(name: "sc-checkpoint", targets: ["sc-checkpoint"]), .library(name: "SCServer", targets: ["SCServer"])],
     dependencies: [.package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2")],
     targets: targets,
     cLanguageStandard: .gnu11

@@ -71,19 +71,11 @@ static void wait_a_little(int round) {
     nanosleep(&(struct timespec){.tv_nsec = us * 1000}, NULL);
 }
 
-int cproc_stop(pid_t pid, int pidfd, int timeout_ms) {
+int cproc_wait_stopped(pid_t pid, int pidfd, int timeout_ms) {
     struct census census;
-    int error = count_threads(pid, &census);
-    if (error < 0)
-        return error;
-    // One that a debugger holds (t) is not counted as stopped: the debugger may let it run at any time, a pending SIGSTOP then catches it.
-    int stopped_before = census.signaled == census.threads;
-    if (!stopped_before && (error = cproc_pidfd_send_signal(pidfd, SIGSTOP)) < 0)
-        return error;
-
     uint64_t deadline = cproc_monotonic_ns() + (uint64_t)(timeout_ms < 0 ? 0 : timeout_ms) * 1000000u;
-    for (int round = 0; !stopped_before; round++) {
-        error = count_threads(pid, &census);
+    for (int round = 0;; round++) {
+        int error = count_threads(pid, &census);
         if (error == 0 && !census.running)
             break;
         if (error == 0 && cproc_monotonic_ns() >= deadline)
@@ -95,7 +87,19 @@ int cproc_stop(pid_t pid, int pidfd, int timeout_ms) {
         wait_a_little(round);
     }
     // /proc was read by number: only the pidfd can tell that the number still means the same process.
-    if ((error = cproc_pidfd_send_signal(pidfd, 0)) < 0)
+    int error = cproc_pidfd_send_signal(pidfd, 0);
+    return error < 0 ? error : census.threads;
+}
+
+int cproc_stop(pid_t pid, int pidfd, int timeout_ms) {
+    struct census census;
+    int error = count_threads(pid, &census);
+    if (error < 0)
         return error;
-    return census.threads + (stopped_before ? CPROC_ALREADY_STOPPED : 0);
+    // One that a debugger holds (t) is not counted as stopped: the debugger may let it run at any time, a pending SIGSTOP then catches it.
+    int stopped_before = census.signaled == census.threads;
+    if (!stopped_before && (error = cproc_pidfd_send_signal(pidfd, SIGSTOP)) < 0)
+        return error;
+    int threads = cproc_wait_stopped(pid, pidfd, timeout_ms);
+    return threads < 0 || !stopped_before ? threads : threads + CPROC_ALREADY_STOPPED;
 }

@@ -55,7 +55,9 @@ void   sc__image__session_header__free_unpacked
 static const uint32_t sc__image__session_header__channels__default_value = 1u;
 static const uint64_t sc__image__session_header__state_length__default_value = 0ull;
 static const uint64_t sc__image__session_header__adapter_length__default_value = 0ull;
-static const ProtobufCFieldDescriptor sc__image__session_header__field_descriptors[6] =
+static const uint32_t sc__image__session_header__local_channels__default_value = 0u;
+static const uint32_t sc__image__session_header__processes__default_value = 0u;
+static const ProtobufCFieldDescriptor sc__image__session_header__field_descriptors[8] =
 {
   {
     "id_high",
@@ -129,6 +131,30 @@ static const ProtobufCFieldDescriptor sc__image__session_header__field_descripto
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "local_channels",
+    7,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT32,
+    offsetof(Sc__Image__SessionHeader, has_local_channels),
+    offsetof(Sc__Image__SessionHeader, local_channels),
+    NULL,
+    &sc__image__session_header__local_channels__default_value,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "processes",
+    8,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT32,
+    offsetof(Sc__Image__SessionHeader, has_processes),
+    offsetof(Sc__Image__SessionHeader, processes),
+    NULL,
+    &sc__image__session_header__processes__default_value,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned sc__image__session_header__field_indices_by_name[] = {
   4,   /* field[4] = adapter */
@@ -136,12 +162,14 @@ static const unsigned sc__image__session_header__field_indices_by_name[] = {
   2,   /* field[2] = channels */
   0,   /* field[0] = id_high */
   1,   /* field[1] = id_low */
+  6,   /* field[6] = local_channels */
+  7,   /* field[7] = processes */
   3,   /* field[3] = state_length */
 };
 static const ProtobufCIntRange sc__image__session_header__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 6 }
+  { 0, 8 }
 };
 const ProtobufCMessageDescriptor sc__image__session_header__descriptor =
 {
@@ -151,7 +179,7 @@ const ProtobufCMessageDescriptor sc__image__session_header__descriptor =
   "Sc__Image__SessionHeader",
   "sc.image",
   sizeof(Sc__Image__SessionHeader),
-  6,
+  8,
   sc__image__session_header__field_descriptors,
   sc__image__session_header__field_indices_by_name,
   1,  sc__image__session_header__number_ranges,

@@ -52,51 +52,6 @@ void   sc__image__tcpchannel__free_unpacked
   assert(message->base.descriptor == &sc__image__tcpchannel__descriptor);
   protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
 }
-void   sc__image__socket_option__init
-                     (Sc__Image__SocketOption         *message)
-{
-  static const Sc__Image__SocketOption init_value = SC__IMAGE__SOCKET_OPTION__INIT;
-  *message = init_value;
-}
-size_t sc__image__socket_option__get_packed_size
-                     (const Sc__Image__SocketOption *message)
-{
-  assert(message->base.descriptor == &sc__image__socket_option__descriptor);
-  return protobuf_c_message_get_packed_size ((const ProtobufCMessage*)(message));
-}
-size_t sc__image__socket_option__pack
-                     (const Sc__Image__SocketOption *message,
-                      uint8_t       *out)
-{
-  assert(message->base.descriptor == &sc__image__socket_option__descriptor);
-  return protobuf_c_message_pack ((const ProtobufCMessage*)message, out);
-}
-size_t sc__image__socket_option__pack_to_buffer
-                     (const Sc__Image__SocketOption *message,
-                      ProtobufCBuffer *buffer)
-{
-  assert(message->base.descriptor == &sc__image__socket_option__descriptor);
-  return protobuf_c_message_pack_to_buffer ((const ProtobufCMessage*)message, buffer);
-}
-Sc__Image__SocketOption *
-       sc__image__socket_option__unpack
-                     (ProtobufCAllocator  *allocator,
-                      size_t               len,
-                      const uint8_t       *data)
-{
-  return (Sc__Image__SocketOption *)
-     protobuf_c_message_unpack (&sc__image__socket_option__descriptor,
-                                allocator, len, data);
-}
-void   sc__image__socket_option__free_unpacked
-                     (Sc__Image__SocketOption *message,
-                      ProtobufCAllocator *allocator)
-{
-  if(!message)
-    return;
-  assert(message->base.descriptor == &sc__image__socket_option__descriptor);
-  protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
-}
 static const int32_t sc__image__tcpchannel__fd__default_value = -1;
 static const uint32_t sc__image__tcpchannel__negotiated__default_value = 0u;
 static const uint32_t sc__image__tcpchannel__scales__default_value = 0u;
@@ -533,69 +488,5 @@ const ProtobufCMessageDescriptor sc__image__tcpchannel__descriptor =
   sc__image__tcpchannel__field_indices_by_name,
   1,  sc__image__tcpchannel__number_ranges,
   (ProtobufCMessageInit) sc__image__tcpchannel__init,
-  NULL,NULL,NULL    /* reserved[123] */
-};
-static const ProtobufCFieldDescriptor sc__image__socket_option__field_descriptors[3] =
-{
-  {
-    "level",
-    1,
-    PROTOBUF_C_LABEL_REQUIRED,
-    PROTOBUF_C_TYPE_INT32,
-    0,   /* quantifier_offset */
-    offsetof(Sc__Image__SocketOption, level),
-    NULL,
-    NULL,
-    0,             /* flags */
-    0,NULL,NULL    /* reserved1,reserved2, etc */
-  },
-  {
-    "name",
-    2,
-    PROTOBUF_C_LABEL_REQUIRED,
-    PROTOBUF_C_TYPE_INT32,
-    0,   /* quantifier_offset */
-    offsetof(Sc__Image__SocketOption, name),
-    NULL,
-    NULL,
-    0,             /* flags */
-    0,NULL,NULL    /* reserved1,reserved2, etc */
-  },
-  {
-    "value",
-    3,
-    PROTOBUF_C_LABEL_REQUIRED,
-    PROTOBUF_C_TYPE_BYTES,
-    0,   /* quantifier_offset */
-    offsetof(Sc__Image__SocketOption, value),
-    NULL,
-    NULL,
-    0,             /* flags */
-    0,NULL,NULL    /* reserved1,reserved2, etc */
-  },
-};
-static const unsigned sc__image__socket_option__field_indices_by_name[] = {
-  0,   /* field[0] = level */
-  1,   /* field[1] = name */
-  2,   /* field[2] = value */
-};
-static const ProtobufCIntRange sc__image__socket_option__number_ranges[1 + 1] =
-{
-  { 1, 0 },
-  { 0, 3 }
-};
-const ProtobufCMessageDescriptor sc__image__socket_option__descriptor =
-{
-  PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
-  "sc.image.SocketOption",
-  "SocketOption",
-  "Sc__Image__SocketOption",
-  "sc.image",
-  sizeof(Sc__Image__SocketOption),
-  3,
-  sc__image__socket_option__field_descriptors,
-  sc__image__socket_option__field_indices_by_name,
-  1,  sc__image__socket_option__number_ranges,
-  (ProtobufCMessageInit) sc__image__socket_option__init,
   NULL,NULL,NULL    /* reserved[123] */
 };

@@ -555,7 +555,7 @@ static const uint32_t sc__wire__offer__deadline_ms__default_value = 0u;
 static const protobuf_c_boolean sc__wire__offer__dry_run__default_value = 0;
 static const uint64_t sc__wire__offer__migration_high__default_value = 0ull;
 static const uint64_t sc__wire__offer__migration_low__default_value = 0ull;
-static const ProtobufCFieldDescriptor sc__wire__offer__field_descriptors[17] =
+static const ProtobufCFieldDescriptor sc__wire__offer__field_descriptors[19] =
 {
   {
     "tool",
@@ -761,6 +761,30 @@ static const ProtobufCFieldDescriptor sc__wire__offer__field_descriptors[17] =
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "local_channels",
+    18,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_MESSAGE,
+    offsetof(Sc__Wire__Offer, n_local_channels),
+    offsetof(Sc__Wire__Offer, local_channels),
+    &sc__image__local_channel__descriptor,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "processes",
+    19,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_MESSAGE,
+    offsetof(Sc__Wire__Offer, n_processes),
+    offsetof(Sc__Wire__Offer, processes),
+    &sc__image__process__descriptor,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned sc__wire__offer__field_indices_by_name[] = {
   8,   /* field[8] = boot_id */
@@ -772,10 +796,12 @@ static const unsigned sc__wire__offer__field_indices_by_name[] = {
   1,   /* field[1] = format_oldest */
   9,   /* field[9] = handover */
   3,   /* field[3] = host */
+  17,   /* field[17] = local_channels */
   14,   /* field[14] = migration_high */
   15,   /* field[15] = migration_low */
   6,   /* field[6] = netns_device */
   7,   /* field[7] = netns_inode */
+  18,   /* field[18] = processes */
   10,   /* field[10] = queue_bytes */
   11,   /* field[11] = state_bytes */
   5,   /* field[5] = steering */
@@ -784,7 +810,7 @@ static const unsigned sc__wire__offer__field_indices_by_name[] = {
 static const ProtobufCIntRange sc__wire__offer__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 17 }
+  { 0, 19 }
 };
 const ProtobufCMessageDescriptor sc__wire__offer__descriptor =
 {
@@ -794,7 +820,7 @@ const ProtobufCMessageDescriptor sc__wire__offer__descriptor =
   "Sc__Wire__Offer",
   "sc.wire",
   sizeof(Sc__Wire__Offer),
-  17,
+  19,
   sc__wire__offer__field_descriptors,
   sc__wire__offer__field_indices_by_name,
   1,  sc__wire__offer__number_ranges,
@@ -971,7 +997,8 @@ const ProtobufCMessageDescriptor sc__wire__handover__descriptor =
 };
 static const protobuf_c_boolean sc__wire__answer__returning__default_value = 0;
 static const protobuf_c_boolean sc__wire__answer__same_netns__default_value = 0;
-static const ProtobufCFieldDescriptor sc__wire__answer__field_descriptors[7] =
+static const protobuf_c_boolean sc__wire__answer__knows_local_channels__default_value = 0;
+static const ProtobufCFieldDescriptor sc__wire__answer__field_descriptors[8] =
 {
   {
     "accepted",
@@ -1057,11 +1084,24 @@ static const ProtobufCFieldDescriptor sc__wire__answer__field_descriptors[7] =
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "knows_local_channels",
+    8,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_BOOL,
+    offsetof(Sc__Wire__Answer, has_knows_local_channels),
+    offsetof(Sc__Wire__Answer, knows_local_channels),
+    NULL,
+    &sc__wire__answer__knows_local_channels__default_value,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned sc__wire__answer__field_indices_by_name[] = {
   0,   /* field[0] = accepted */
   3,   /* field[3] = addresses */
   2,   /* field[2] = host */
+  7,   /* field[7] = knows_local_channels */
   1,   /* field[1] = reasons */
   4,   /* field[4] = returning */
   5,   /* field[5] = same_netns */
@@ -1070,7 +1110,7 @@ static const unsigned sc__wire__answer__field_indices_by_name[] = {
 static const ProtobufCIntRange sc__wire__answer__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 7 }
+  { 0, 8 }
 };
 const ProtobufCMessageDescriptor sc__wire__answer__descriptor =
 {
@@ -1080,7 +1120,7 @@ const ProtobufCMessageDescriptor sc__wire__answer__descriptor =
   "Sc__Wire__Answer",
   "sc.wire",
   sizeof(Sc__Wire__Answer),
-  7,
+  8,
   sc__wire__answer__field_descriptors,
   sc__wire__answer__field_indices_by_name,
   1,  sc__wire__answer__number_ranges,

@@ -23,8 +23,8 @@ uint64_t sc__now(void) {
     return (uint64_t)time.tv_sec * 1000 + (uint64_t)time.tv_nsec / 1000000;
 }
 
-static bool is_name(const char *text) {
-    if (text == NULL || *text == 0) return false;
+bool sc__is_name(const char *text, size_t longest) {
+    if (text == NULL || *text == 0 || strlen(text) > longest) return false;
     return text[strspn(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.-_")] == 0;
 }
 
@@ -40,7 +40,7 @@ static int watch(sc_t *sc, int fd, int operation, uint32_t events) {
 }
 
 int sc_open(const char *service, uint32_t state_version, const sc_callbacks_t *callbacks, void *user, unsigned flags, sc_t **out) {
-    if (!is_name(service) || strlen(service) > SC_SERVICE_MAX || flags & ~SC_SURVIVE || out == NULL) return -EINVAL;
+    if (!sc__is_name(service, SC_SERVICE_MAX) || flags & ~SC_SURVIVE || out == NULL) return -EINVAL;
     if (callbacks != NULL && callbacks->size != sizeof *callbacks) return -EINVAL;
     sc_t *sc = calloc(1, sizeof *sc);
     if (sc == NULL) return -ENOMEM;
@@ -128,6 +128,7 @@ void sc__lost(sc_t *sc) {
             continue;
         }
         for (int n = 0; n < SC_WIRE_CHANNELS; n++) c->channels[n].told = c->channels[n].forget = false;
+        c->join_told = false;
         c->answer = NO_ANSWER;
         c->since = sc__now();
         if (c->state == PARKING) sc__resume(c);

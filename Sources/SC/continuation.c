@@ -3,11 +3,9 @@
 #include "internal.h"
 #include <errno.h>
 #include <fcntl.h>
-#include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 sc_continuation_t *sc__find(sc_t *sc, uint64_t id) {
@@ -79,18 +77,6 @@ void sc_end(sc_continuation_t *c) {
     sc__flush(sc);
 }
 
-static int check_socket(int fd) {
-    int type = 0, protocol = 0;
-    socklen_t size = sizeof type;
-    if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) < 0) return -errno;
-    size = sizeof protocol;
-    if (getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &size) < 0) return -errno;
-    if (type != SOCK_STREAM || protocol != IPPROTO_TCP) return -EPROTOTYPE;
-    struct sockaddr_storage peer;
-    size = sizeof peer;
-    return getpeername(fd, (struct sockaddr *)&peer, &size) < 0 ? -errno : 0;
-}
-
 int sc__add_channel(sc_continuation_t *c, int fd, const char *role) {
     sc_t *sc = c->sc;
     if (fd >= sc->fd_count) {
@@ -116,7 +102,7 @@ int sc__add_channel(sc_continuation_t *c, int fd, const char *role) {
 int sc_associate(sc_continuation_t *c, int fd, const char *role) {
     if (role == NULL || *role == 0 || strlen(role) > SC_ROLE_MAX || strpbrk(role, ": \t\n") != NULL) return -EINVAL;
     if (c->state != RUNNING) return -EBUSY;
-    int result = check_socket(fd);
+    int result = sc__check_channel(fd);
     if (result == 0) result = sc__add_channel(c, fd, role);
     if (result < 0) return result;
     sc__mark(c);
@@ -168,7 +154,23 @@ int sc_parked(sc_continuation_t *c) {
     return 0;
 }
 
+int sc_ready(sc_continuation_t *c) {
+    if (c->state != IMPORTED || !c->is_late) return -ESTALE;
+    c->is_late = false;
+    c->answer = ANSWER_READY;
+    sc__mark(c);
+    sc__flush(c->sc);
+    return 0;
+}
+
 int sc_refuse(sc_continuation_t *c, const char *reason) {
+    if (c->state == IMPORTED && c->is_late) {
+        sc__send_refused(c->sc, c->id, ECONNREFUSED, reason);
+        // The agent forgets it with the refusal.
+        c->known = c->is_dirty;
+        sc_end(c);
+        return 0;
+    }
     if (c->state != PARKING) return -ESTALE;
     c->state = RUNNING;
     c->answer = ANSWER_REFUSED;
@@ -226,6 +228,8 @@ int sc_accept(sc_offer_t *offer, void *session, sc_continuation_t **out) {
     if (result == 0) {
         (*out)->state = ACCEPTED;
         (*out)->offer = offer->id;
+        memcpy((*out)->part, offer->part, sizeof offer->part);
+        memcpy((*out)->group, offer->group, sizeof offer->group);
         (*out)->known = true;
         // Until it is live it has read and written nothing.
         if ((*out)->slot) (*out)->slot->has_base = 0;

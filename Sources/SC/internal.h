@@ -30,6 +30,9 @@ struct sc_continuation {
     uint64_t id; // its place in sc->slots, and a count above it that tells its successors apart
     void *session;
     struct channel channels[SC_WIRE_CHANNELS];
+    char part[SC_WIRE_PART]; // "": of one process
+    unsigned char group[SC_WIRE_GROUP];
+    bool join_told;
     const void *exported; // the last export: in `bytes`, or in the slot
     size_t length;
     void *bytes;
@@ -45,6 +48,7 @@ struct sc_continuation {
     enum answer answer;
     char reason[SC_WIRE_REASON];
     bool ended, known, is_dirty;
+    bool is_late; // imported, and the server has not answered yet
     sc_continuation_t *next_dirty;
 };
 
@@ -53,6 +57,8 @@ struct sc_offer {
     uint64_t id;
     size_t state_bytes;
     char local[64], peer[64];
+    char part[SC_WIRE_PART];
+    unsigned char group[SC_WIRE_GROUP];
     sc_offer_t *next;
 };
 
@@ -71,6 +77,7 @@ struct sc {
     int memory; // -1: none
     unsigned char **chunks; // its mapped parts
     uint32_t chunk_count;
+    struct sc_wire_part part; // of the offer that comes next
     int called; // callbacks in this dispatch
     sc_continuation_t **slots;
     uint32_t slot_count, generation, free_hint;
@@ -88,6 +95,8 @@ HIDDEN void sc__attempt(sc_t *sc);
 HIDDEN void sc__lost(sc_t *sc);
 HIDDEN void sc__tick_every(sc_t *sc, unsigned seconds);
 HIDDEN uint64_t sc__now(void);
+/// A word of the letters that service names have.
+HIDDEN bool sc__is_name(const char *text, size_t longest);
 
 // send.c: what the agent is told. 0, or a negative errno; -EAGAIN: later.
 HIDDEN int sc__send_hello(sc_t *sc);
@@ -123,6 +132,13 @@ HIDDEN bool sc__repeat_publish(sc_continuation_t *c);
 HIDDEN size_t sc__repeat_left(const sc_continuation_t *c);
 /// -EILSEQ: they differ, and the session has been ended.
 HIDDEN int sc__repeat(sc_continuation_t *c, const unsigned char *bytes, size_t length);
+
+// group.c
+/// 0 when a channel can be associated, or a negative errno.
+HIDDEN int sc__check_channel(int fd);
+/// The session's TCP connection among this process's channels; -1: another one has it.
+HIDDEN int sc__connection(const sc_continuation_t *c);
+HIDDEN bool sc__take_part(sc_t *sc, const struct sc_wire_part *packet);
 
 // continuation.c
 HIDDEN sc_continuation_t *sc__find(sc_t *sc, uint64_t id);

@@ -58,6 +58,10 @@ static bool offer(sc_t *sc, const struct sc_wire_offer *packet) {
     offer->state_bytes = packet->state_bytes;
     snprintf(offer->local, sizeof offer->local, "%.*s", (int)sizeof packet->local - 1, packet->local);
     snprintf(offer->peer, sizeof offer->peer, "%.*s", (int)sizeof packet->peer - 1, packet->peer);
+    if (sc->part.head.continuation == offer->id) {
+        memcpy(offer->part, sc->part.part, sizeof offer->part);
+        memcpy(offer->group, sc->part.group, sizeof offer->group);
+    }
     offer->next = sc->offers;
     sc->offers = offer;
     sc->called++;
@@ -91,11 +95,15 @@ static bool import(sc_t *sc, sc_continuation_t *c, const struct sc_wire_import *
         sc->called++;
         result = sc->callbacks.import(c, c->session, &import);
     }
-    bool is_kept = result == 0 && sc__memory_export(c, state, packet->state_length, packet->state_version);
+    bool is_kept = result >= 0 && sc__memory_export(c, state, packet->state_length, packet->state_version);
     free(state);
-    if (result == 0 && c->repeat && !(is_kept && sc__repeat_publish(c))) {
+    if (result >= 0 && c->repeat && !(is_kept && sc__repeat_publish(c))) {
         sc__send_refused(sc, c->id, EOPNOTSUPP, "the server keeps no log, and its output would come twice");
         sc__gone(c);
+        return true;
+    }
+    if (result == SC_LATER) {
+        c->is_late = true;
         return true;
     }
     if (result == 0) {
@@ -146,6 +154,7 @@ bool sc__receive(sc_t *sc, size_t length, int *fds, int count) {
     switch (head->type) {
     case SC_WIRE_WELCOME: return length == sizeof(struct sc_wire_welcome) && welcome(sc, (const void *)head);
     case SC_WIRE_UNWELCOME: return length == sizeof(struct sc_wire_reason) && unwelcome(sc, (const void *)head);
+    case SC_WIRE_TAKE_PART: return length == sizeof(struct sc_wire_part) && sc__take_part(sc, (const void *)head);
     case SC_WIRE_REPEAT: return repeat(c, head);
     case SC_WIRE_PARK: return length == sizeof(struct sc_wire_park) && park(sc, c);
     case SC_WIRE_RESUME:
@@ -170,7 +179,9 @@ static void settle(sc_continuation_t *c) {
         if (waited > IMPORT_LIMIT) sc__gone(c);
         return;
     }
-    int fd = c->channels[0].fd, repair = 0;
+    int fd = sc__connection(c), repair = 0;
+    // Only the process that has the connection can tell; the next agent asks it for the others.
+    if (fd < 0 && c->part[0]) return;
     socklen_t size = sizeof repair;
     struct tcp_info info = {0};
     socklen_t info_size = sizeof info;

@@ -64,6 +64,14 @@ static int tell_channel(sc_continuation_t *c, int index) {
     }
     // What is being imported is known to the agent until it is live.
     if (channel->fd < 0 || channel->told || c->state == ACCEPTED || (c->state == IMPORTED && c->known)) return 0;
+    if (c->part[0] && !c->join_told && c->sc->version >= 3) {
+        struct sc_wire_part join = {.head = {.type = SC_WIRE_JOIN, .continuation = c->id}};
+        memcpy(join.group, c->group, sizeof join.group);
+        memcpy(join.part, c->part, sizeof join.part);
+        int result = send_packet(c->sc, &join, sizeof join, NULL, 0, -1);
+        if (result < 0) return result;
+        c->join_told = c->known = true;
+    }
     struct sc_wire_associate associate = {
         .head = {.type = SC_WIRE_ASSOCIATE, .continuation = c->id}, .channel = (uint32_t)index, .fd = channel->fd,
         .flags = (c->state == PARKED || c->state == IMPORTED ? SC_WIRE_IS_PARKED : 0) | (c->is_of_another ? SC_WIRE_IS_OF_ANOTHER : 0)};

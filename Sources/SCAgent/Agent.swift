@@ -90,7 +90,7 @@ package final class Agent {
         var stored = ["sc-local": localListener]
         stored["sc-peers"] = peerListener
         for (name, listener) in stored { ServiceManager.notify("FDSTORE=1\nFDNAME=\(name)", descriptors: [listener.raw]) }
-        ServiceManager.notify("READY=1\nSTATUS=\(policy.services.count) services")
+        ServiceManager.notify("READY=1\nSTATUS=Serving \(policy.services.count) service\(policy.services.count == 1 ? "" : "s")")
         log("listening", ["local": AgentClient.path, "peers": policy.listen?.description ?? "-", "services": String(policy.services.count)])
         while !isStopping { try turn() }
         ServiceManager.notify("STOPPING=1")

@@ -9,7 +9,7 @@ import SCImage
 let agentCapabilities: [Int] = [
     0 /* CHOWN */, 1 /* DAC_OVERRIDE */, 2 /* DAC_READ_SEARCH */, 5 /* KILL */, 6 /* SETGID */, 7 /* SETUID */, 8 /* SETPCAP */,
     10 /* NET_BIND_SERVICE */, 12 /* NET_ADMIN */, 13 /* NET_RAW */, 18 /* SYS_CHROOT */, 19 /* SYS_PTRACE */, 21 /* SYS_ADMIN */,
-    24 /* SYS_RESOURCE */, 38 /* PERFMON */, 39 /* BPF */, 40 /* CHECKPOINT_RESTORE */,
+    23 /* SYS_NICE */, 24 /* SYS_RESOURCE */, 38 /* PERFMON */, 39 /* BPF */, 40 /* CHECKPOINT_RESTORE */,
 ]
 
 enum AgentListeners {

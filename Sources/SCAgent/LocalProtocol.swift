@@ -27,6 +27,8 @@ package struct LocalAnswer: Codable, Sendable {
     package var text: String?
     package var agent: AgentStatus?
     var known: [UInt64]?
+    /// The sessions among them that several servers serve.
+    var groups: [GroupAnswer]?
     /// Those of them that can be taken without their servers. Their memory files come along.
     var logged: [LoggedAnswer]?
     /// Servers did not park in time; what they have can be taken.
@@ -39,9 +41,28 @@ package struct LocalAnswer: Codable, Sendable {
 /// A session that its server has parked.
 struct ParkAnswer: Codable, Sendable {
     var socket: UInt64
+    /// Of a session of several processes: which of them says this.
+    var part: String?
     var role: String
     var state_version: UInt32
     var state_bytes: Int
+}
+
+/// A session that several servers have joined.
+struct GroupAnswer: Codable, Sendable {
+    struct Part: Codable, Sendable {
+        var name: String
+        var pid: Int32
+        var descriptors: [Descriptor]
+    }
+
+    struct Descriptor: Codable, Sendable {
+        var fd: Int32
+        var role: String
+    }
+
+    var socket: UInt64
+    var parts: [Part]
 }
 
 /// A session in the memory of its server.

@@ -10,21 +10,21 @@ package func sha256(_ bytes: [UInt8]) throws(ImageError) -> [UInt8] {
 }
 
 /// SHA-256 in pieces.
-@safe struct SHA256Stream: ~Copyable {
+@safe package struct SHA256Stream: ~Copyable {
     private let context: OpaquePointer
 
-    init() throws(ImageError) {
+    package init() throws(ImageError) {
         guard let context = unsafe csci_sha256_new() else { throw Self.failure }
         unsafe self.context = context
     }
 
     deinit { unsafe csci_sha256_free(context) }
 
-    @unsafe mutating func update(_ bytes: UnsafeRawBufferPointer) throws(ImageError) {
+    @unsafe package mutating func update(_ bytes: UnsafeRawBufferPointer) throws(ImageError) {
         guard unsafe csci_sha256_update(context, bytes.baseAddress, bytes.count) == 0 else { throw Self.failure }
     }
 
-    mutating func update(_ bytes: [UInt8]) throws(ImageError) {
+    package mutating func update(_ bytes: [UInt8]) throws(ImageError) {
         guard unsafe csci_sha256_update(context, bytes, bytes.count) == 0 else { throw Self.failure }
     }
 
@@ -34,7 +34,7 @@ package func sha256(_ bytes: [UInt8]) throws(ImageError) -> [UInt8] {
         guard unsafe csci_sha256_update(context, &words, RecordHeader.size) == 0 else { throw Self.failure }
     }
 
-    consuming func finish() throws(ImageError) -> [UInt8] {
+    package consuming func finish() throws(ImageError) -> [UInt8] {
         var digest = [UInt8](repeating: 0, count: 32)
         guard unsafe csci_sha256_final(context, &digest) == 0 else { throw Self.failure }
         return digest

@@ -4,15 +4,23 @@
 package struct Session: Equatable, Sendable {
     /// 16 random bytes that name the session for its whole life, over any number of moves.
     package var id: SessionID
-    /// The channels, in the order in which the receiver gets their descriptors.
+    /// The TCP connections. An index of a channel counts these first, then `locals`.
     package var channels: [TCPChannel]
+    /// What joins the session's processes: pipes, Unix sockets, UDP sockets, files.
+    package var locals: [LocalChannel] = []
+    /// The processes that serve the session, with the descriptors of each; empty when they are not told apart.
+    package var processes: [SessionProcess] = []
     /// What the application said of itself; opaque here.
     package var state: [UInt8]
     /// The adapter that knows the server's protocol position (`http`, …) and what it has to remember; nil without one.
     package var adapter: AdapterState?
 
-    package init(id: SessionID, channels: [TCPChannel], state: [UInt8] = [], adapter: AdapterState? = nil) {
-        (self.id, self.channels, self.state, self.adapter) = (id, channels, state, adapter)
+    package init(
+        id: SessionID, channels: [TCPChannel], locals: [LocalChannel] = [], processes: [SessionProcess] = [], state: [UInt8] = [],
+        adapter: AdapterState? = nil
+    ) {
+        (self.id, self.channels, self.locals, self.processes) = (id, channels, locals, processes)
+        (self.state, self.adapter) = (state, adapter)
     }
 }
 

@@ -1,6 +1,7 @@
 // The frame format that images and the wire protocol share: preambles, record types, record headers.
 
-/// The type of a record. 1 to 0xff belong to images, 0x100 to 0x1ff to the wire, 0x8000 and up to private use; the rest is reserved.
+/// The type of a record. 1 to 0xff belong to images, 0x100 to 0x1ff to the wire, 0x200 to 0x2ff to archives, 0x8000 and up to private use; the
+/// rest is reserved.
 package struct RecordType: RawRepresentable, Hashable, Sendable {
     package let rawValue: UInt16
     package init(rawValue: UInt16) { self.rawValue = rawValue }
@@ -12,6 +13,9 @@ package struct RecordType: RawRepresentable, Hashable, Sendable {
     package static let sendQueue = RecordType(rawValue: 5)
     package static let adapter = RecordType(rawValue: 6)
     package static let state = RecordType(rawValue: 7)
+    package static let localChannel = RecordType(rawValue: 8)
+    package static let localQueue = RecordType(rawValue: 9)
+    package static let process = RecordType(rawValue: 10)
     package static let end = RecordType(rawValue: 0xff)
 
     package static let offer = RecordType(rawValue: 0x100)
@@ -22,14 +26,17 @@ package struct RecordType: RawRepresentable, Hashable, Sendable {
     package static let standing = RecordType(rawValue: 0x105)
     package static let inquiry = RecordType(rawValue: 0x106)
     package static let living = RecordType(rawValue: 0x107)
+
+    package static let archiveEntry = RecordType(rawValue: 0x200)
 }
 
 extension RecordType: CustomStringConvertible {
     private static let names: [RecordType: String] = [
         .inventory: "Inventory", .session: "Session", .tcpChannel: "TCPChannel", .receiveQueue: "ReceiveQueue",
-        .sendQueue: "SendQueue", .adapter: "Adapter", .state: "State", .end: "End",
+        .sendQueue: "SendQueue", .adapter: "Adapter", .state: "State",
+        .localChannel: "LocalChannel", .localQueue: "LocalQueue", .process: "Process", .end: "End",
         .offer: "Offer", .answer: "Answer", .report: "Report", .failure: "Failure", .resolve: "Resolve", .standing: "Standing",
-        .inquiry: "Inquiry", .living: "Living",
+        .inquiry: "Inquiry", .living: "Living", .archiveEntry: "ArchiveEntry",
     ]
 
     /// A type that this version defines.
@@ -79,6 +86,8 @@ package struct Preamble: Equatable, Sendable {
         case image = 0x0a1a_0a0d_4943_538b
         /// `8B 53 43 57 0D 0A 1A 0A`, one direction of a migration.
         case wire = 0x0a1a_0a0d_5743_538b
+        /// `8B 53 43 41 0D 0A 1A 0A`, what an archive says about its images.
+        case archive = 0x0a1a_0a0d_4143_538b
     }
 
     package var kind: Kind

@@ -24,6 +24,12 @@ enum FormatBounds {
     static let congestionControl = 15
     /// LISTEN_FDNAMES' limit of a name (sd_listen_fds_with_names).
     static let name = 255
+    /// The parts of a descriptor's name before and after the '.': together they fit into a name.
+    static let role = 64
+    static let descriptorName = 128
+    /// sun_path of sockaddr_un, and PATH_MAX.
+    static let socketName = 108
+    static let path = 4096
     /// Host and tool of an inventory.
     static let label = 255
     /// A command line is cut at so many bytes.

@@ -56,7 +56,7 @@ package struct ImageReader<Source: ByteSource>: ~Copyable {
         case .session:
             let session = try decoder.session(header, from: &frames)
             sessions += 1
-            channels += UInt64(session.channels.count)
+            channels += UInt64(session.channels.count + session.locals.count)
             return session
         case .end:
             try readEnd(header)

@@ -31,7 +31,7 @@ package struct ImageWriter<Sink: ByteSink>: ~Copyable {
         precondition(!isFinished, "the image has its end")
         try encoder.write(session, to: &frames)
         sessions += 1
-        channels += UInt64(session.channels.count)
+        channels += UInt64(session.channels.count + session.locals.count)
     }
 
     /// Hands everything so far to the sink.

@@ -29,6 +29,8 @@ extension FrameWriter {
         unsafe (message.id_high, message.id_low) = (session.id.high, session.id.low)
         unsafe (message.has_channels, message.channels) = (session.channels.count == 1 ? 0 : 1, UInt32(session.channels.count))
         unsafe (message.has_state_length, message.state_length) = (session.state.isEmpty ? 0 : 1, UInt64(session.state.count))
+        unsafe (message.has_local_channels, message.local_channels) = (present(!session.locals.isEmpty), UInt32(session.locals.count))
+        unsafe (message.has_processes, message.processes) = (present(!session.processes.isEmpty), UInt32(session.processes.count))
         if let adapter = session.adapter {
             unsafe (message.has_adapter, message.adapter) = try (1, arena.lend(adapter.name))
             unsafe message.adapter_length = UInt64(adapter.bytes.count)
@@ -64,6 +66,8 @@ struct ImageEnd: Equatable {
 struct SessionHeader {
     var id: SessionID
     var channels: Int
+    var locals: Int
+    var processes: Int
     var stateLength: Int
     var adapter: String?
     var adapterLength: Int
@@ -88,13 +92,15 @@ extension RecordArena {
         let stateLength = try unsafe length(message.state_length, "application state", limits.stateBytes, offset)
         let adapterLength = try unsafe length(message.adapter_length, "adapter memory", limits.stateBytes, offset)
         let channels = try unsafe length(UInt64(message.channels), "channels of a session", limits.channels, offset)
+        let locals = try unsafe length(UInt64(message.local_channels), "local channels of a session", limits.channels, offset)
+        let processes = try unsafe length(UInt64(message.processes), "processes of a session", limits.channels, offset)
         let adapter = try unsafe message.has_adapter != 0 ? message.adapter.text("adapter name", at: offset) : nil
         guard adapter != nil || adapterLength == 0 else {
             throw .malformed(what: "adapter memory without an adapter", offset: offset)
         }
         return unsafe SessionHeader(
-            id: SessionID(high: message.id_high, low: message.id_low), channels: channels, stateLength: stateLength,
-            adapter: adapter, adapterLength: adapterLength)
+            id: SessionID(high: message.id_high, low: message.id_low), channels: channels, locals: locals, processes: processes,
+            stateLength: stateLength, adapter: adapter, adapterLength: adapterLength)
     }
 
     @unsafe mutating func end(_ bytes: UnsafeRawBufferPointer, at offset: UInt64) throws(ImageError) -> ImageEnd {
@@ -112,7 +118,7 @@ func length(_ value: UInt64, _ what: String, _ limit: Int, _ offset: UInt64) thr
 
 extension String {
     /// The longest beginning of whole characters that takes at most `limit` bytes.
-    func cut(_ limit: Int) -> String {
+    package func cut(_ limit: Int) -> String {
         guard utf8.count > limit else { return self }
         var length = 0
         return String(

@@ -1,4 +1,4 @@
-// One session as a run of records: header, each channel with its queues, adapter memory, state.
+// One session as a run of records: header, each channel with its queues, processes, adapter memory, state.
 
 /// Writes sessions into any stream of frames.
 struct SessionEncoder: ~Copyable {
@@ -21,6 +21,11 @@ struct SessionEncoder: ~Copyable {
                 try frames.write(.receiveQueue, bulk: channel.receiveQueue)
                 try frames.write(.sendQueue, bulk: channel.sendQueue)
             }
+            for channel in session.locals {
+                try frames.writeMessage(channel, &arena)
+                try frames.write(.localQueue, bulk: channel.queue)
+            }
+            for process in session.processes { try frames.writeMessage(process, &arena) }
             if let adapter = session.adapter { try frames.write(.adapter, bulk: adapter.bytes) }
             try frames.write(.state, bulk: session.state)
         }
@@ -46,12 +51,21 @@ struct SessionDecoder: ~Copyable {
         var session = Session(id: opening.id, channels: [])
         session.channels.reserveCapacity(opening.channels)
         for index in 0..<opening.channels {
-            guard let record = try frames.nextKnown() else { throw .truncated(offset: frames.offset) }
-            guard record.type == .tcpChannel else {
-                throw .countMismatch(
-                    what: "channels of a session", stated: UInt64(opening.channels), found: UInt64(index), offset: record.offset)
-            }
+            let record = try next(.tcpChannel, "channels", index, of: opening.channels, from: &frames)
             session.channels.append(try channel(record, from: &frames, &budget))
+        }
+        for index in 0..<opening.locals {
+            let record = try next(.localChannel, "local channels", index, of: opening.locals, from: &frames)
+            var (channel, length) = try unsafe frames.message(record) { bytes throws(ImageError) in
+                try unsafe arena.localChannel(bytes, at: record.offset)
+            }
+            channel.queue = try bulk(.localQueue, length, from: &frames, &budget)
+            session.locals.append(channel)
+        }
+        for index in 0..<opening.processes {
+            let record = try next(.process, "processes", index, of: opening.processes, from: &frames)
+            session.processes.append(
+                try unsafe frames.message(record) { bytes throws(ImageError) in try unsafe arena.process(bytes, at: record.offset) })
         }
         if let name = opening.adapter {
             let bytes = try bulk(.adapter, opening.adapterLength, from: &frames, &budget)
@@ -60,6 +74,17 @@ struct SessionDecoder: ~Copyable {
         session.state = try bulk(.state, opening.stateLength, from: &frames, &budget)
         try session.validate(limits, at: header.offset)
         return session
+    }
+
+    /// The header of the next record, which has to be of this type: one of `count` that were announced.
+    private func next<Source>(
+        _ type: RecordType, _ what: String, _ index: Int, of count: Int, from frames: inout FrameReader<Source>
+    ) throws(ImageError) -> RecordHeader {
+        guard let record = try frames.nextKnown() else { throw .truncated(offset: frames.offset) }
+        guard record.type == type else {
+            throw .countMismatch(what: "\(what) of a session", stated: UInt64(count), found: UInt64(index), offset: record.offset)
+        }
+        return record
     }
 
     private mutating func channel<Source>(

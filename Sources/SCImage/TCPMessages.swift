@@ -76,7 +76,7 @@ struct TCPChannelRecord {
 }
 
 extension RecordArena {
-    @unsafe fileprivate mutating func lend(
+    @unsafe mutating func lend(
         _ options: [SocketOption]
     ) throws(ImageError) -> UnsafeMutablePointer<UnsafeMutablePointer<Sc__Image__SocketOption>?> {
         let (messages, pointers) = try unsafe messages(Sc__Image__SocketOption.self, options.count)
@@ -115,15 +115,21 @@ extension RecordArena {
         }
         channel.state = state
         if unsafe message.has_name != 0 { channel.name = try unsafe message.name.text("channel name", at: offset) }
-        _ = try unsafe length(UInt64(message.n_options), "socket options", FormatBounds.socketOptions, offset)
-        channel.socketOptions = unsafe UnsafeBufferPointer(start: message.options, count: message.n_options).compactMap { option in
-            guard let option = unsafe option?.pointee else { return nil }
-            return unsafe SocketOption(level: option.level, name: option.name, value: option.value.array)
-        }
+        channel.socketOptions = try unsafe socketOptions(message.options, message.n_options, at: offset)
         let receiveLength = try unsafe length(message.receive_length, "receive queue", FormatBounds.queue, offset)
         let sendLength = try unsafe length(message.send_length, "send queue", FormatBounds.queue, offset)
         channel.unsentLength = try unsafe length(message.unsent_length, "unsent bytes", sendLength, offset)
         return TCPChannelRecord(channel: channel, receiveLength: receiveLength, sendLength: sendLength)
+    }
+}
+
+@unsafe func socketOptions(
+    _ messages: UnsafeMutablePointer<UnsafeMutablePointer<Sc__Image__SocketOption>?>?, _ count: Int, at offset: UInt64
+) throws(ImageError) -> [SocketOption] {
+    _ = try length(UInt64(count), "socket options", FormatBounds.socketOptions, offset)
+    return unsafe UnsafeBufferPointer(start: messages, count: count).compactMap { option in
+        guard let option = unsafe option?.pointee else { return nil }
+        return unsafe SocketOption(level: option.level, name: option.name, value: option.value.array)
     }
 }
 

@@ -16,6 +16,8 @@ extension Session {
             try channel.validate(&check)
             total += channel.receiveQueue.count + channel.sendQueue.count
         }
+        try validateLocals(&check, limits)
+        total += locals.reduce(0) { $0 + $1.queue.count }
         try check.budget("bytes of a session", total, limits.sessionBytes)
     }
 }
@@ -37,10 +39,7 @@ extension TCPChannel {
         try check.that(
             congestionControl.utf8.count <= FormatBounds.congestionControl && !congestionControl.utf8.contains(where: isControl),
             "congestion control name \(congestionControl.debugDescription)")
-        try check.budget("socket options", socketOptions.count, FormatBounds.socketOptions)
-        for option in socketOptions {
-            try check.budget("value of socket option \(option.level)/\(option.name)", option.value.count, FormatBounds.socketOptionValue)
-        }
+        try check.options(socketOptions)
     }
 }
 
@@ -55,7 +54,7 @@ extension Inventory {
 }
 
 /// Throws about one session, wherever it is.
-private struct Check {
+struct Check {
     let offset: UInt64?
 
     func that(_ condition: Bool, _ what: @autoclosure () -> String) throws(ImageError) {
@@ -66,11 +65,18 @@ private struct Check {
         guard value <= limit else { throw .overBudget(what: what(), value: UInt64(value), limit: UInt64(limit), offset: offset) }
     }
 
-    func name(_ what: String, _ name: String) throws(ImageError) {
+    func name(_ what: String, _ name: String, _ longest: Int = FormatBounds.name) throws(ImageError) {
         let isValid =
-            (1...FormatBounds.name).contains(name.utf8.count)
+            (1...longest).contains(name.utf8.count)
             && !name.utf8.contains { isControl($0) || $0 == UInt8(ascii: ":") }
         try that(isValid, "\(what) \(name.debugDescription)")
+    }
+
+    func options(_ options: [SocketOption]) throws(ImageError) {
+        try budget("socket options", options.count, FormatBounds.socketOptions)
+        for option in options {
+            try budget("value of socket option \(option.level)/\(option.name)", option.value.count, FormatBounds.socketOptionValue)
+        }
     }
 
     func end(_ which: String, _ end: SocketAddress, _ isIPv6Socket: Bool) throws(ImageError) {
@@ -80,4 +86,4 @@ private struct Check {
     }
 }
 
-private func isControl(_ byte: UInt8) -> Bool { byte < 0x20 || byte == 0x7f }
+func isControl(_ byte: UInt8) -> Bool { byte < 0x20 || byte == 0x7f }

@@ -29,6 +29,9 @@ package struct Offer: Equatable, Sendable {
     package var deadlineMilliseconds: UInt32 = 0
     /// The fence that the target has to take before it activates; empty: none.
     package var fence = ""
+    /// What the session has beside its flows, as its image will have it but without queues; empty with more than one session.
+    package var locals: [LocalChannel] = []
+    package var processes: [SessionProcess] = []
     /// Only answers are wanted.
     package var dryRun = false
 
@@ -79,6 +82,8 @@ package struct Answer: Equatable, Sendable {
     package var isReturning = false
     /// The target is in the network namespace that the offer names.
     package var isSameNamespace = false
+    /// The target has understood the offer's local channels and processes.
+    package var knowsLocalChannels = false
     /// How long the target's checks took.
     package var timings: [Timing] = []
 

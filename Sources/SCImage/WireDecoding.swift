@@ -22,6 +22,15 @@ extension RecordArena {
         }
         if let handover = unsafe message.handover { offer.handover = try unsafe handover.pointee.value(at: offset) }
         unsafe (offer.queueBytes, offer.stateBytes) = (message.queue_bytes, message.state_bytes)
+        for index in 0..<(unsafe message.n_local_channels) {
+            guard let channel = unsafe message.local_channels[index]?.pointee else { continue }
+            offer.locals.append(try unsafe LocalChannel(channel, at: offset))
+        }
+        for index in 0..<(unsafe message.n_processes) {
+            guard let process = unsafe message.processes[index]?.pointee else { continue }
+            offer.processes.append(try unsafe SessionProcess(process, at: offset))
+        }
+        try offer.validateLocals(at: offset)
         unsafe (offer.deadlineMilliseconds, offer.dryRun) = (message.deadline_ms, message.dry_run != 0)
         return offer
     }
@@ -46,6 +55,7 @@ extension RecordArena {
             answer.addresses.append(AddressPrefix(address, length: length))
         }
         unsafe (answer.isReturning, answer.isSameNamespace) = (message.returning != 0, message.same_netns != 0)
+        unsafe answer.knowsLocalChannels = message.knows_local_channels != 0
         answer.timings = try unsafe timings(message.timings, message.n_timings, at: offset)
         return answer
     }

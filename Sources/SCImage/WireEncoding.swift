@@ -26,6 +26,12 @@ extension FrameWriter {
             (present(offer.deadlineMilliseconds != 0), offer.deadlineMilliseconds)
         unsafe (message.has_dry_run, message.dry_run) = (present(offer.dryRun), present(offer.dryRun))
         unsafe (message.has_fence, message.fence) = try arena.optional(offer.fence)
+        let (locals, localPointers) = try unsafe arena.messages(Sc__Image__LocalChannel.self, offer.locals.count)
+        for (index, channel) in offer.locals.enumerated() { try unsafe (locals + index).initialize(to: arena.message(channel)) }
+        unsafe (message.n_local_channels, message.local_channels) = (offer.locals.count, localPointers)
+        let (processes, processPointers) = try unsafe arena.messages(Sc__Image__Process.self, offer.processes.count)
+        for (index, process) in offer.processes.enumerated() { try unsafe (processes + index).initialize(to: arena.message(process)) }
+        unsafe (message.n_processes, message.processes) = (offer.processes.count, processPointers)
         let isNamed = present(offer.migration != MigrationID(high: 0, low: 0))
         unsafe (message.has_migration_high, message.migration_high) = (isNamed, offer.migration.high)
         unsafe (message.has_migration_low, message.migration_low) = (isNamed, offer.migration.low)
@@ -47,6 +53,8 @@ extension FrameWriter {
         unsafe (message.has_returning, message.returning) = (present(answer.isReturning), present(answer.isReturning))
         unsafe (message.has_same_netns, message.same_netns) = (present(answer.isSameNamespace), present(answer.isSameNamespace))
         unsafe (message.n_timings, message.timings) = try (answer.timings.count, arena.lend(answer.timings))
+        unsafe (message.has_knows_local_channels, message.knows_local_channels) =
+            (present(answer.knowsLocalChannels), present(answer.knowsLocalChannels))
         try unsafe write(.answer, length: sc__wire__answer__get_packed_size(&message)) {
             unsafe sc__wire__answer__pack(&message, $0)
         }

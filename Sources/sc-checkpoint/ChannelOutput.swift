@@ -12,6 +12,14 @@ struct ChannelJSON: Encodable {
     var reason: String?
     var pid: Int32?
     var receive_queue_sha256, send_queue_sha256: String?
+    /// Of an image's pipes, Unix sockets and files.
+    struct Message: Encodable {
+        var length: Int
+        var descriptors: [Int]
+    }
+    var messages: [Message]?
+    var connected_to, pipe, capacity: Int?
+    var position, size: UInt64?
 
     init(_ channel: Channel, pid: Int32? = nil) {
         fd = channel.fd
@@ -41,6 +49,7 @@ struct ChannelJSON: Encodable {
 
     private enum CodingKeys: CodingKey {
         case fd, kind, state, local, peer, receive_queue, send_queue, movable, reason, pid, receive_queue_sha256, send_queue_sha256
+        case messages, connected_to, pipe, capacity, position, size
     }
 
     /// `reason` is always there, null for a channel that can move.
@@ -58,6 +67,12 @@ struct ChannelJSON: Encodable {
         try container.encodeIfPresent(pid, forKey: .pid)
         try container.encodeIfPresent(receive_queue_sha256, forKey: .receive_queue_sha256)
         try container.encodeIfPresent(send_queue_sha256, forKey: .send_queue_sha256)
+        try container.encodeIfPresent(messages, forKey: .messages)
+        try container.encodeIfPresent(connected_to, forKey: .connected_to)
+        try container.encodeIfPresent(pipe, forKey: .pipe)
+        try container.encodeIfPresent(capacity, forKey: .capacity)
+        try container.encodeIfPresent(position, forKey: .position)
+        try container.encodeIfPresent(size, forKey: .size)
     }
 }
 
@@ -73,7 +88,7 @@ func printChannels(_ channels: [Channel]) {
         channels.map {
             [
                 String($0.fd), $0.kind.rawValue, $0.state, $0.local, $0.peer, String($0.receiveQueue), String($0.sendQueue),
-                $0.isMovable ? "yes" : "no: \($0.reason ?? "")",
+                $0.isMovable ? ($0.kind == .tcp ? "yes" : "yes, --with-ipc") : "no: \($0.reason ?? "")",
             ]
         }, right: [0, 5, 6])
 }

@@ -12,12 +12,13 @@ struct FilterOptions: ParsableArguments {
     var peer: [String] = []
     @Option(name: .long, help: ArgumentHelp("Sessions with this local or remote port.", valueName: "PORT"))
     var port: [UInt16] = []
-    @Option(name: .long, help: ArgumentHelp("The session on this descriptor of the process.", valueName: "N"))
-    var fd: [Int32] = []
+    @Option(
+        name: .long, help: ArgumentHelp("The session on this descriptor of the process; with --with-ipc, any of its channels.", valueName: "[PID:]N"))
+    var fd: [DescriptorName] = []
 
     func filter(all: Bool = false) throws -> SessionFilter {
         var filter = try Self.filter(peer: peer, port: port)
-        filter.descriptors = fd
+        filter.descriptors = fd.map(\.fd)
         filter.all = all
         return filter
     }

@@ -8,8 +8,10 @@ enum Terminal {
     /// Standard error is a terminal that can be drawn on.
     static let isInteractive = isatty(2) == 1
 
-    static func write(_ text: String, to fd: Int32) {
-        var bytes = Array(text.utf8)[...]
+    static func write(_ text: String, to fd: Int32) { write(Array(text.utf8), to: fd) }
+
+    static func write(_ all: [UInt8], to fd: Int32) {
+        var bytes = all[...]
         while !bytes.isEmpty {
             let count = bytes.withUnsafeBytes { Glibc.write(fd, $0.baseAddress, $0.count) }
             if count < 0, errno == EINTR { continue }

@@ -25,17 +25,20 @@ struct LibSCTests {
         var servers: [Lab.Host: Child] = [:]
         let client: Child
 
-        /// `source` and `target` are environments of A's and B's agents and of what they run.
-        init(_ source: [String: String] = [:], target: [String: String] = [:], connections: Int = 1) throws {
+        private let programs: [Lab.Host: String]
+
+        /// `source` and `target` are environments of A's and B's agents and of what they run; `programs` the servers of A and B.
+        init(
+            _ source: [String: String] = [:], target: [String: String] = [:], connections: Int = 1,
+            programs: [Lab.Host: String] = [.a: "sc-echo", .b: "sc-echo"]
+        ) throws {
+            self.programs = programs
             world = try TwoHosts()
             agents = try Agents(world, services: LibSCTests.services)
             try agents.start(.a, source)
             try agents.start(.b, target)
             for host in [Lab.Host.a, .b] {
-                let server = try world.lab.spawn(
-                    in: host, [Lab.program("sc-echo"), world.lab.serviceAddress(.ipv4), "7300"], environment: agents.environment(host))
-                try #require(server.waitForOutputOrError("agent 1"), "\(server.stderr)\(agents.log(host))")
-                servers[host] = server
+                servers[host] = try Self.serve(host, programs[host]!, world, agents)
             }
             try agents.join()
             capture = try Capture(world.lab)
@@ -44,9 +47,11 @@ struct LibSCTests {
             try #require(client.waitForOutputOrError("connected"), "\(client.stderr)")
         }
 
-        func serve(_ host: Lab.Host) throws -> Child {
+        func serve(_ host: Lab.Host) throws -> Child { try Self.serve(host, programs[host]!, world, agents) }
+
+        private static func serve(_ host: Lab.Host, _ program: String, _ world: TwoHosts, _ agents: Agents) throws -> Child {
             let server = try world.lab.spawn(
-                in: host, [Lab.program("sc-echo"), world.lab.serviceAddress(.ipv4), "7300"], environment: agents.environment(host))
+                in: host, [Lab.program(program), world.lab.serviceAddress(.ipv4), "7300"], environment: agents.environment(host))
             try #require(server.waitForOutputOrError("agent 1"), "\(server.stderr)\(agents.log(host))")
             return server
         }
@@ -75,8 +80,10 @@ struct LibSCTests {
         }
     }
 
-    @Test func `a session moves there and back with its state while the client sends lines`() throws {
-        let scene = try Scene()
+    @Test(arguments: ["sc-echo", "sc-echo-swift"]) func `a session moves there and back with its state while the client sends lines`(other: String)
+        throws
+    {
+        let scene = try Scene(programs: [.a: "sc-echo", .b: other])
         var blackouts: [Double] = []
         for round in 0..<10 {
             usleep(100_000)

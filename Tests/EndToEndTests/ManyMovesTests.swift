@@ -8,30 +8,35 @@ import Testing
 struct ManyMovesTests {
     /// SC_MOVES sets the number (`make moves`: 1,000).
     private static let count = getenv("SC_MOVES").flatMap { Int(String(cString: $0)) } ?? 60
+    /// Between two messages. What the client measures is at worst too much by one such period.
+    private static let period = getenv("SC_PERIOD_US").map { String(cString: $0) } ?? "200"
+    /// Client, source and target have a machine of their own everywhere but here: each runs as soon as it has something to do.
+    private static let atOnce = ["chrt", "--fifo", "10"]
 
-    @Test func `a stream of a thousand small messages a second is moved back and forth`() throws {
+    @Test func `a stream of thousands of small messages a second is moved back and forth`() throws {
         let world = try TwoHosts()
         let capture = try Capture(world.lab)
         let stream = Lab.program("sc-stream")
-        let pace = ["--period-us", "1000", "--chunk", "64"]
-        let server = try world.lab.spawn(in: .a, [stream, "server", world.lab.serviceAddress(.ipv4), "7000", "--seed", "3"] + pace)
+        let pace = ["--period-us", Self.period, "--chunk", "64"]
+        let server = try world.lab.spawn(in: .a, Self.atOnce + [stream, "server", world.lab.serviceAddress(.ipv4), "7000", "--seed", "3"] + pace)
         try #require(server.waitForOutputOrError("listening"))
         let client = try world.lab.spawn(
-            in: .client, [stream, "client", world.lab.serviceAddress(.ipv4), "7000", "--seed", "3", "--seconds", "3000"] + pace)
+            in: .client, Self.atOnce + [stream, "client", world.lab.serviceAddress(.ipv4), "7000", "--seed", "3", "--seconds", "3000"] + pace)
         try world.waitForSession(on: .a, server.pid, port: 7000)
         let state = "\(world.lab.folder)/state"
-        try writeFile(state, "seed=3\nperiod-us=1000\nchunk=64\n")
+        try writeFile(state, "seed=3\nperiod-us=\(Self.period)\nchunk=64\n")
         // A receiver that runs already: a move then has no fork or exec of a server in it.
         var sockets: [Lab.Host: String] = [:]
         for host in [Lab.Host.a, .b] {
             let socket = "\(world.lab.folder)/acceptor-\(host.rawValue)"
-            let acceptor = try world.lab.spawn(in: host, [stream, "accept", socket])
+            let acceptor = try world.lab.spawn(in: host, Self.atOnce + [stream, "accept", socket])
             try #require(acceptor.waitForOutputOrError("listening"), "\(acceptor.stderr)")
             sockets[host] = socket
         }
         let control = try gaps(of: client, 20) {}
         var pid = server.pid
         var blackouts: [Int] = []
+        var stages: [(name: String, microseconds: [Int])] = []
         let gaps = try gaps(of: client, Self.count) {
             let (source, target): (Lab.Host, Lab.Host) = blackouts.count.isMultiple(of: 2) ? (.a, .b) : (.b, .a)
             let moved = try world.migrate(
@@ -40,6 +45,8 @@ struct ManyMovesTests {
             #expect(moved.migrated == 1)
             if blackouts.isEmpty { server.terminate() }
             blackouts.append(Int(moved.blackout_us))
+            if stages.isEmpty { stages = moved.stages.map { ($0.name, []) } }
+            for (index, stage) in moved.stages.enumerated() { stages[index].microseconds.append(Int(stage.duration_us)) }
             pid = try holder(world, on: target, not: pid)
         }
         client.signal(SIGUSR1)
@@ -53,6 +60,8 @@ struct ManyMovesTests {
         Self.print("of those from B to A", gaps.enumerated().filter { !$0.offset.isMultiple(of: 2) }.map(\.element))
         Self.print("the same without a move", control)
         Self.print("the tool's own figure (park to release)", blackouts)
+        let medians = stages.map { "\($0.name) \($0.microseconds.sorted()[$0.microseconds.count / 2])" }
+        Swift.print("\nmedian of each stage, in us: " + medians.joined(separator: ", "))
         try world.finish()
     }
 

@@ -91,7 +91,7 @@ private final class Heard {
         let (one, other) = (try create(sc), try create(sc))
         let pair = try tcpPair()
         #expect(sc_associate(one, -1, "client") == -EBADF)
-        #expect(sc_associate(one, sc_fd(sc), "client") == -ENOTSOCK)
+        #expect(sc_associate(one, sc_fd(sc), "client") == -EPROTOTYPE)
         #expect(sc_associate(one, pair.server, "") == -EINVAL)
         #expect(sc_associate(one, pair.server, "a:b") == -EINVAL)
         #expect(sc_associate(one, pair.server, "client") == 0)

@@ -58,6 +58,8 @@ private struct Cipher {
         let told = try agent.next()
         let number = told.bytes.withUnsafeBytes { $0.loadUnaligned(as: sc_wire_head.self) }.continuation
         let duplicate = try #require(told.fds.first)
+        // Before its first export there is nothing to be taken up.
+        try #require(eventually(within: .seconds(5)) { (try? memory.session(number, role: "client")) != nil })
 
         // With the first answer the first export is there as well.
         var (sent, received): ([UInt8], [UInt8]) = ([1], [])

@@ -31,7 +31,7 @@ func assemble(
     for record in records { try frames.write(record) }
     var end = ImageEnd(sessions: 0, channels: 0, records: frames.records, sha256: try frames.takeDigest())
     end.sessions = UInt64(records.count { $0.type == .session })
-    end.channels = UInt64(records.count { $0.type == .tcpChannel })
+    end.channels = UInt64(records.count { $0.type == .tcpChannel || $0.type == .localChannel })
     change(&end)
     var arena = try RecordArena(budget: 4096)
     try frames.write(end, &arena)

@@ -89,7 +89,14 @@ extension Seeded {
         return channel
     }
 
+    /// A session, often with what joins several processes.
     mutating func session(queues: Int = 300) -> Session {
+        var session = connections(queues: queues)
+        if chance(2) { addLocals(to: &session, queues: queues) }
+        return session
+    }
+
+    private mutating func connections(queues: Int) -> Session {
         Session(
             id: SessionID(high: next(), low: next()),
             channels: (0..<(chance(2) ? 1 : below(5))).map { _ in channel(queues: queues) },

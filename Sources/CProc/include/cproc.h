@@ -8,6 +8,7 @@
 #include "cproc_system.h"
 #include "cproc_process.h"
 #include "cproc_keeper.h"
+#include "cproc_local.h"
 #include "cproc_fds.h"
 #include "cproc_socket.h"
 #include "cproc_repair.h"

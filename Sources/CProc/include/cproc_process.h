@@ -24,6 +24,9 @@ int cproc_same_file(pid_t pid1, int fd1, pid_t pid2, int fd2);
 int cproc_stop(pid_t pid, int pidfd, int timeout_ms);
 #define CPROC_ALREADY_STOPPED (1 << 24)
 
+/// The same wait for a process that will stop itself, for which it was asked by a signal of its own. ETIMEDOUT sends SIGCONT.
+int cproc_wait_stopped(pid_t pid, int pidfd, int timeout_ms);
+
 /// SIGCONT.
 int cproc_continue(int pidfd);
 

@@ -12,8 +12,11 @@
 
 #include <protobuf-c/protobuf-c.h>
 
+#include "archive.pb-c.h"
 #include "end.pb-c.h"
 #include "inventory.pb-c.h"
+#include "local.pb-c.h"
+#include "option.pb-c.h"
 #include "session.pb-c.h"
 #include "tcp.pb-c.h"
 #include "wire.pb-c.h"

@@ -32,7 +32,7 @@ struct  Sc__Image__SessionHeader
   uint64_t id_high;
   uint64_t id_low;
   /*
-   * Number of channel records that follow. Nearly every session has one.
+   * Number of TCPChannel records that follow. Nearly every session has one.
    */
   protobuf_c_boolean has_channels;
   uint32_t channels;
@@ -51,10 +51,18 @@ struct  Sc__Image__SessionHeader
    */
   protobuf_c_boolean has_adapter_length;
   uint64_t adapter_length;
+  /*
+   * Number of LocalChannel records after the TCP channels, and of Process records after those. Both records are required ones, so a reader that
+   * does not know these fields refuses the session.
+   */
+  protobuf_c_boolean has_local_channels;
+  uint32_t local_channels;
+  protobuf_c_boolean has_processes;
+  uint32_t processes;
 };
 #define SC__IMAGE__SESSION_HEADER__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&sc__image__session_header__descriptor) \
-    , 0, 0, 0, 1u, 0, 0ull, 0, {0,NULL}, 0, 0ull }
+    , 0, 0, 0, 1u, 0, 0ull, 0, {0,NULL}, 0, 0ull, 0, 0u, 0, 0u }
 
 
 /* Sc__Image__SessionHeader methods */

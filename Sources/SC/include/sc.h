@@ -15,7 +15,7 @@
 //
 //   7. callback `offer`: sc_accept(offer, session, &c) or sc_decline(offer, reason). The session still runs elsewhere; nothing is lost by declining
 //   8. callback `import`: build the session from its state and its descriptors, which are associated already. Return 0, or a negative errno to
-//      refuse. Do not touch the descriptors until
+//      refuse (or SC_LATER, and call sc_ready or sc_refuse). Do not touch the descriptors until
 //        `resume`: it is live. Serve it: add the descriptors to the event loop, and look for input that waits
 //        `gone`:   it does not come. As in 5
 //
@@ -25,6 +25,12 @@
 //  10. sc_export at each safe point, right after sc_log too. A successor begins with that state; the input since then lies before it again, and what it
 //      writes is compared with what the client has, until it is new. So between two exports the output must be a function of state and input alone
 //  11. when sc_log_left(c) is small, come to a safe point before you read on
+//
+// A session that several processes serve together, joined by pipes and Unix sockets:
+//
+//  12. one of them draws SC_GROUP_SIZE random bytes (getrandom) and gives them to the others; each calls sc_create, sc_join(c, group, part), and
+//      sc_associate for every end that it has of the session's channels. They are parked, offered and moved together, with what is in the channels
+//  13. on the target each part is offered to the processes of the service by turns: sc_offer_part says which it is; decline one that is not yours
 //
 // RULES. Nothing here blocks, and there are no threads: all calls on one sc_t come from one thread at a time. Callbacks are called by sc_dispatch
 // only, and may call everything here but sc_close and sc_dispatch. The agent holds duplicates, so close(2) alone neither ends a connection nor takes it out of an epoll
@@ -63,6 +69,10 @@ typedef struct sc_continuation sc_continuation_t;
 /// A session that would come.
 typedef struct sc_offer sc_offer_t;
 
+/// The bytes that name a session of several processes, and the most bytes of what one does in it.
+#define SC_GROUP_SIZE 16
+#define SC_PART_MAX 31
+
 /// What comes with a session.
 typedef struct sc_import {
     const void *state; // valid during the callback
@@ -72,6 +82,9 @@ typedef struct sc_import {
     const int *fds;           // yours from now on, unless the callback returns an error; O_CLOEXEC, and blocking: set O_NONBLOCK here
     const char *const *roles; // as the exporter had associated them
 } sc_import_t;
+
+/// What `import` returns when it cannot tell yet.
+#define SC_LATER 1
 
 /// What a server does when it is asked. Any of them may be NULL: without `park` sessions cannot leave, without `offer` and `import` none come.
 typedef struct sc_callbacks {
@@ -84,7 +97,8 @@ typedef struct sc_callbacks {
     void (*gone)(sc_continuation_t *c, void *session);
     /// A session would come: call sc_accept or sc_decline, now or soon.
     void (*offer)(sc_t *sc, sc_offer_t *offer, void *user);
-    /// It is here, still silent. 0: ready to serve it; negative: refused, and the descriptors are closed by the library, c ends.
+    /// It is here, still silent. 0: ready to serve it; negative: refused, and the descriptors are closed by the library, c ends. SC_LATER: sc_ready or
+    /// sc_refuse follows, soon, since the client waits already; the descriptors are yours. `gone` may come first.
     int (*import)(sc_continuation_t *c, void *session, const sc_import_t *import);
 } sc_callbacks_t;
 
@@ -115,8 +129,13 @@ SC_API int sc_create(sc_t *sc, void *session, sc_continuation_t **out);
 /// Ends it; before the descriptors are closed. NULL is nothing. It may be called in any state, `park` and `gone` included.
 SC_API void sc_end(sc_continuation_t *c);
 
-/// The connected TCP socket `fd` belongs to the session, as `role` ("client"). EBADF; ENOTSOCK, EPROTOTYPE: not a TCP socket; ENOTCONN;
-/// EALREADY: `fd` is associated already; ENOSPC: SC_CHANNELS_MAX; EINVAL: the role; EBUSY: it is parked or being imported.
+/// The session is served by several processes, and `part` is what this one does in it ("worker"). `group`: SC_GROUP_SIZE bytes, the same in all of them.
+/// Before the first sc_associate; one that was imported has joined already. EINVAL: the part (letters, digits, '-', '_'); EALREADY: it has joined, or has channels.
+SC_API int sc_join(sc_continuation_t *c, const void *group, const char *part);
+
+/// `fd` belongs to the session, as `role` ("client"): a connected TCP, UDP or Unix socket, an end of a pipe, a regular file. Without sc_join a session
+/// that is to move has one, of TCP. EBADF; EPROTOTYPE: something else; ENOTCONN; EALREADY: `fd` is associated already; ENOSPC: SC_CHANNELS_MAX;
+/// EINVAL: the role; EBUSY: it is parked or being imported.
 SC_API int sc_associate(sc_continuation_t *c, int fd, const char *role);
 
 /// It belongs to it no longer; before `fd` is closed. ENOENT: it did not; EBUSY: it is parked.
@@ -162,8 +181,15 @@ SC_API int sc_parked(sc_continuation_t *c);
 /// The session cannot be parked now; it is served on, and `resume` is not called. `reason` is shown to who asked. ESTALE as above.
 SC_API int sc_refuse(sc_continuation_t *c, const char *reason);
 
+/// After SC_LATER: the session can be served here; `resume` or `gone` follows. ESTALE: nobody waits for it any longer (`gone` has been called).
+/// sc_refuse in its place refuses it, with a reason for who asked, and ends c; close the descriptors then.
+SC_API int sc_ready(sc_continuation_t *c);
+
 /// Sessions may come (1) or not (0, the default). EINVAL: there are no callbacks for them.
 SC_API int sc_accept_offers(sc_t *sc, int accept);
+
+/// What this process would do in a session of several; "" for one of one process.
+SC_API const char *sc_offer_part(const sc_offer_t *offer);
 
 /// The connection that would come, as "IP:PORT", and the most bytes of state it can have. Valid until the offer is answered.
 SC_API const char *sc_offer_local(const sc_offer_t *offer);

@@ -10,12 +10,14 @@
 #define SC_WIRE_MAGIC 0x31306373u // "sc01"
 /// The versions of this protocol that this code speaks.
 #define SC_WIRE_OLDEST 1
-#define SC_WIRE_NEWEST 2 // 2: MEMORY, DIFFERS, REPEAT, and the flags of IMPORT
+#define SC_WIRE_NEWEST 3 // 2: MEMORY, DIFFERS, REPEAT, and the flags of IMPORT; 3: JOIN, PART, and channels that are no TCP connections
 
 #define SC_WIRE_NAME 64     // a service's name, with its NUL
 #define SC_WIRE_ROLE 32     // a role, with its NUL
 #define SC_WIRE_CHANNELS 8  // of one continuation
 #define SC_WIRE_STATE 65536 // bytes of exported state
+#define SC_WIRE_PART 32     // what a process does in a session of several, with its NUL
+#define SC_WIRE_GROUP 16    // the name of such a session
 #define SC_WIRE_REASON 200  // a sentence for a person, with its NUL
 /// The largest packet.
 #define SC_WIRE_MAX (SC_WIRE_STATE + 1024)
@@ -31,9 +33,9 @@ enum sc_wire_type {
     SC_WIRE_OFFERS = 7,
     SC_WIRE_ACCEPTED = 8,
     SC_WIRE_READY = 9,
-    // 18 to 31: groups of processes
     SC_WIRE_MEMORY = 16,  // with one descriptor: the memory of sc_memory.h
     SC_WIRE_DIFFERS = 17, // a successor's output is not what the client has; the session has been ended
+    SC_WIRE_JOIN = 18,    // before the first ASSOCIATE
     // agent to server
     SC_WIRE_WELCOME = 32,
     SC_WIRE_UNWELCOME = 33, // then the agent closes
@@ -43,6 +45,7 @@ enum sc_wire_type {
     SC_WIRE_OFFER = 37,
     SC_WIRE_IMPORT = 38, // with one descriptor for each channel, then the state
     SC_WIRE_REPEAT = 39, // before IMPORT: struct sc_memory_repeat and its bytes follow
+    SC_WIRE_TAKE_PART = 40, // before OFFER: what the process would become
 };
 
 /// Before every message. `continuation`: the server's number for it; of OFFER and ACCEPTED the agent's number for the offer.
@@ -87,6 +90,13 @@ struct sc_wire_associate {
     int32_t fd;       // the server's number for the descriptor
     uint32_t flags, reserved;
     char role[SC_WIRE_ROLE];
+};
+
+/// Of JOIN and TAKE_PART.
+struct sc_wire_part {
+    struct sc_wire_head head;
+    uint8_t group[SC_WIRE_GROUP];
+    char part[SC_WIRE_PART];
 };
 
 struct sc_wire_channel {

@@ -62,15 +62,15 @@ final class Orphans {
         var kept = 0
         for continuation in server.continuations.values {
             // Before a mover touches the socket.
-            let counted = continuation.channels.values.first.flatMap { SocketView($0.descriptor.raw).counted }
+            let counted = continuation.connection.flatMap { SocketView($0.descriptor.raw).counted }
             if case .asked(let mover) = continuation.state {
                 continuation.counted = counted
                 mover.died()
             }
             guard case .running = continuation.state else { continue }
             do throws(CheckpointError) {
-                guard seconds > 0, continuation.channels.count == 1, let channel = continuation.channels.values.first else {
-                    throw LoggedSession.lost(seconds > 0 ? "it has several channels" : "the policy leaves it no time")
+                guard seconds > 0, continuation.isAlone, let channel = continuation.connection else {
+                    throw LoggedSession.lost(seconds > 0 ? "it is one of several processes" : "the policy leaves it no time")
                 }
                 guard let counted else { throw LoggedSession.lost("its connection has ended") }
                 continuation.counted = counted
@@ -89,7 +89,7 @@ final class Orphans {
 
     /// For both: the client is told by RST.
     private func end(_ continuation: RegisteredContinuation, _ why: String) {
-        for channel in continuation.channels.values {
+        for channel in continuation.channels.values where channel.isConnection {
             if !SocketView(channel.descriptor.raw).hasEnded {
                 log("session-ended", ["service": continuation.server.service ?? "-", "peer": channel.peer, "reason": why])
             }

@@ -10,7 +10,7 @@ final class ParkConversation {
     let connection: SharedDescriptor
     private unowned let servers: Servers
     private var continuations: [(inode: UInt64, continuation: RegisteredContinuation)] = []
-    private var answers: [UInt64: (ParkAnswer, [UInt8])] = [:]
+    private var answers: [ObjectIdentifier: (ParkAnswer, [UInt8])] = [:]
     private var deadline: Deadline?
     private var loggedSockets: Set<UInt64> = []
     /// What goes with the answer of `find`.
@@ -22,13 +22,35 @@ final class ParkConversation {
 
     /// Which of these sockets belong to registered servers.
     func find(_ inodes: [UInt64]) -> LocalAnswer {
-        continuations = inodes.compactMap { inode in servers.continuation(of: inode).map { (inode, $0) } }
+        let known = inodes.compactMap { inode in servers.continuation(of: inode).map { (inode: inode, continuation: $0) } }
+        continuations = []
+        for entry in known where !continuations.contains(where: { $0.continuation === entry.continuation }) { continuations.append(entry) }
         var answer = LocalAnswer()
-        answer.known = continuations.map(\.inode)
+        answer.known = known.map(\.inode)
+        var seen: Set<GroupName> = []
+        answer.groups = known.compactMap { inode, continuation in
+            guard let part = continuation.part, seen.insert(part.group).inserted else { return nil }
+            let parts = servers.parts(of: continuation)
+            continuations += parts.filter { part in !continuations.contains { $0.continuation === part } }.map { (inode, $0) }
+            return GroupAnswer(
+                socket: inode,
+                parts: parts.map { part in
+                    .init(
+                        name: part.part?.name ?? "", pid: part.server.pid,
+                        descriptors: part.channels.sorted { $0.key < $1.key }.map { .init(fd: $0.value.number, role: $0.value.role) })
+                })
+        }
+        (answer.logged, memories) = findMemories(known)
+        loggedSockets = Set(answer.logged!.map(\.socket))
+        return answer
+    }
+
+    /// Those of which something is left when their servers do not answer, and where.
+    private func findMemories(_ known: [(inode: UInt64, continuation: RegisteredContinuation)]) -> ([LoggedAnswer], [SharedDescriptor]) {
         var files: [SharedDescriptor] = []
         var places: [ObjectIdentifier: Int] = [:]
-        answer.logged = continuations.compactMap { inode, continuation in
-            guard let memory = continuation.server.memory, continuation.channels.count == 1, let channel = continuation.channels.values.first,
+        let answers = known.compactMap { inode, continuation -> LoggedAnswer? in
+            guard let memory = continuation.server.memory, continuation.isAlone, let channel = continuation.connection,
                 places[ObjectIdentifier(continuation.server)] != nil || files.count < Int(CPROC_MAX_FDS)
             else { return nil }
             let place = places[ObjectIdentifier(continuation.server)] ?? files.count
@@ -38,9 +60,7 @@ final class ParkConversation {
                 socket: inode, role: channel.role, number: continuation.number, file: place, isOrphan: continuation.server.isDead,
                 read: continuation.counted?.read, written: continuation.counted?.written)
         }
-        loggedSockets = Set(answer.logged!.map(\.socket))
-        memories = files
-        return answer
+        return (answers, files)
     }
 
     func receive() throws(CheckpointError) {
@@ -79,11 +99,12 @@ final class ParkConversation {
         deadline = Deadline(milliseconds: milliseconds)
         let isOrphaned = continuations.contains { $0.continuation.server.isDead }
         for (inode, continuation) in continuations {
-            guard servers.continuation(of: inode) === continuation, case .running = continuation.state else {
-                return fail("its session has ended, or is moving already")
+            guard servers.continuation(of: inode).map({ servers.parts(of: $0).contains { $0 === continuation } }) ?? false,
+                case .running = continuation.state
+            else { return fail("its session has ended, or is moving already") }
+            guard continuation.isAlone || continuation.part != nil else {
+                return fail("the session has \(continuation.channels.count) channels, and joins no group (sc_join)")
             }
-            // Several channels of one session would need several captures; that is for groups.
-            guard continuation.channels.count == 1 else { return fail("the session has \(continuation.channels.count) channels, one can be moved") }
             if continuation.server.isDead {
                 continuation.state = .asked(self)
                 continue
@@ -105,15 +126,19 @@ final class ParkConversation {
     }
 
     func parked(_ continuation: RegisteredContinuation, state: [UInt8], version: UInt32) {
-        guard let channel = continuation.channels.values.first else { return fail("its session has no channel any longer") }
-        answers[channel.inode] = (
-            ParkAnswer(socket: channel.inode, role: channel.role, state_version: version, state_bytes: state.count), state
+        guard let entry = continuations.first(where: { $0.continuation === continuation }), let channel = continuation.channels.values.first else {
+            return fail("its session has no channel any longer")
+        }
+        answers[ObjectIdentifier(continuation)] = (
+            ParkAnswer(
+                socket: entry.inode, part: continuation.part?.name, role: channel.role, state_version: version, state_bytes: state.count), state
         )
         guard answers.count == continuations.count else { return }
         deadline = nil
         var answer = LocalAnswer()
-        answer.parked = answers.values.map(\.0)
-        let states = answers.values.flatMap(\.1)
+        let inOrder = continuations.compactMap { answers[ObjectIdentifier($0.continuation)] }
+        answer.parked = inOrder.map(\.0)
+        let states = inOrder.flatMap(\.1)
         guard let file = memoryFile(states) else { return fail("there is no memory for its state") }
         LocalService.send(answer, on: connection, descriptors: [file.raw])
     }

@@ -6,7 +6,13 @@ import SC
 import SCEngine
 import SCImage
 
-/// One session of a server.
+/// A session of several processes of a service; what the servers have drawn for it is theirs alone.
+struct GroupName: Hashable {
+    var service: String
+    var bytes: [UInt8]
+}
+
+/// One session of a server, or its part of one.
 final class RegisteredContinuation {
     struct Channel {
         var descriptor: SharedDescriptor
@@ -14,6 +20,10 @@ final class RegisteredContinuation {
         var role: String
         /// As it was when it was associated; a connection that has ended has no addresses.
         var local, peer: String
+        /// A TCP connection; the others join the processes of a session.
+        var isConnection: Bool
+        /// The server's number for it.
+        var number: Int32
         var flow: String { Self.flow(local, peer) }
         static func flow(_ local: String, _ peer: String) -> String { "\(local) \(peer)" }
     }
@@ -34,6 +44,11 @@ final class RegisteredContinuation {
     var state = State.running
     /// The kernel's counters when the server had died.
     var counted: (read: UInt64, written: UInt64)?
+    /// What the process does in a session of several.
+    var part: (name: String, group: GroupName)?
+    var connection: Channel? { channels.values.first { $0.isConnection } }
+    /// It can be served from what its server keeps in memory: a session of one process and one connection.
+    var isAlone: Bool { part == nil && channels.count == 1 && connection != nil }
 
     init(_ number: UInt64, of server: RegisteredServer) { (self.number, self.server) = (number, server) }
 }
@@ -87,6 +102,7 @@ final class RegisteredServer {
         switch type {
         case SC_WIRE_HELLO: try greet(packet.content(sc_wire_hello.self))
         case SC_WIRE_ASSOCIATE: try associate(packet.content(sc_wire_associate.self), packet.descriptors)
+        case SC_WIRE_JOIN: try join(packet.content(sc_wire_part.self))
         case SC_WIRE_DISSOCIATE:
             let channel = try packet.content(sc_wire_channel.self).channel
             if let continuation = continuations[number], let former = continuation.channels.removeValue(forKey: channel) {
@@ -118,7 +134,9 @@ final class RegisteredServer {
         case SC_WIRE_OFFERS:
             accepts = try packet.content(sc_wire_offers.self).accepts != 0
             servers.updateAcceptors()
-        case SC_WIRE_ACCEPTED: servers.accepted(number, as: try packet.content(sc_wire_accepted.self).continuation)
+        case SC_WIRE_ACCEPTED:
+            let accepted = try packet.content(sc_wire_accepted.self).continuation
+            if !servers.accepted(number, as: accepted) { tell(SC_WIRE_GONE, accepted) }
         case SC_WIRE_READY: servers.ready(number, at: self)
         default: throw ServerPacket.malformed
         }
@@ -151,7 +169,7 @@ final class RegisteredServer {
     private func associate(_ packet: sc_wire_associate, _ descriptors: [SharedDescriptor]) throws(CheckpointError) {
         var stat = cproc_stat()
         guard descriptors.count == 1, packet.channel < UInt32(SC_WIRE_CHANNELS), continuations.count < Self.limit,
-            cproc_fstat(descriptors[0].raw, &stat) >= 0, SocketView(descriptors[0].raw).tcpInfo != nil
+            cproc_fstat(descriptors[0].raw, &stat) >= 0
         else { throw ServerPacket.malformed }
         let number = packet.head.continuation
         let continuation = continuations[number] ?? RegisteredContinuation(number, of: self)
@@ -159,15 +177,28 @@ final class RegisteredServer {
         let view = SocketView(descriptors[0].raw)
         let channel = RegisteredContinuation.Channel(
             descriptor: descriptors[0], inode: stat.inode, role: fieldText(packet.role), local: view.local?.description ?? "",
-            peer: view.peer?.description ?? "")
+            peer: view.peer?.description ?? "", isConnection: view.tcpInfo != nil, number: packet.fd)
         continuation.channels[packet.channel] = channel
         if packet.flags & SC_WIRE_IS_PARKED != 0, case .running = continuation.state { servers.watch(continuation, isMoverDead: false) }
-        servers.know(channel, as: continuation)
+        if channel.isConnection { servers.know(channel, as: continuation) }
+    }
+
+    private func join(_ packet: sc_wire_part) throws(CheckpointError) {
+        let number = packet.head.continuation
+        let continuation = continuations[number] ?? RegisteredContinuation(number, of: self)
+        let name = fieldText(packet.part)
+        guard !name.isEmpty, continuation.part == nil, continuation.channels.isEmpty, continuations.count < Self.limit else {
+            throw ServerPacket.malformed
+        }
+        continuations[number] = continuation
+        continuation.part = (name, GroupName(service: service ?? "", bytes: withUnsafeBytes(of: packet.group) { Array($0) }))
+        servers.join(continuation)
     }
 
     func remove(_ number: UInt64) {
         guard let continuation = continuations.removeValue(forKey: number) else { return }
         for channel in continuation.channels.values { servers.forget(channel, of: continuation) }
+        servers.leave(continuation)
         let state = continuation.state
         continuation.state = .running
         switch state {

@@ -7,6 +7,7 @@ import SCEngine
 /// The sessions of a move whose servers take part.
 package final class ServerParking: SessionParking {
     package let sockets: Set<UInt64>
+    package let groups: [DeclaredGroup]
     private let connection: SharedDescriptor
     private let deadline: Int
     private let memories: [(entry: LoggedAnswer, memory: ServerMemory)]
@@ -21,11 +22,20 @@ package final class ServerParking: SessionParking {
         let (answer, files) = try AgentClient.converse(connection, request)
         guard let known = answer.known, !known.isEmpty else { return nil }
         let memories = (answer.logged ?? []).filter { files.indices.contains($0.file) }.map { ($0, ServerMemory(file: files[$0.file])) }
-        return ServerParking(connection, Set(known), memories, deadline)
+        let groups = (answer.groups ?? []).map { group in
+            DeclaredGroup(
+                socket: group.socket,
+                parts: group.parts.map { part in
+                    .init(name: part.name, pid: part.pid, descriptors: part.descriptors.map { ($0.fd, $0.role) })
+                })
+        }
+        return ServerParking(connection, Set(known), groups, memories, deadline)
     }
 
-    private init(_ connection: SharedDescriptor, _ sockets: Set<UInt64>, _ memories: [(LoggedAnswer, ServerMemory)], _ deadline: Int) {
-        (self.connection, self.sockets, self.memories, self.deadline) = (connection, sockets, memories, deadline)
+    private init(
+        _ connection: SharedDescriptor, _ sockets: Set<UInt64>, _ groups: [DeclaredGroup], _ memories: [(LoggedAnswer, ServerMemory)], _ deadline: Int
+    ) {
+        (self.connection, self.sockets, self.groups, self.memories, self.deadline) = (connection, sockets, groups, memories, deadline)
     }
 
     package func seize() throws(CheckpointError) -> [UInt64: LoggedSession] {
@@ -59,7 +69,12 @@ package final class ServerParking: SessionParking {
                 throw CheckpointError("cannot read the state of a parked session", why: "the agent sent less than it said", errno: EBADMSG)
             }
             offset += state.count
-            result[parked.socket] = ParkedSession(state: state, stateVersion: parked.state_version, role: parked.role)
+            guard let part = parked.part else {
+                result[parked.socket] = ParkedSession(state: state, stateVersion: parked.state_version, role: parked.role)
+                continue
+            }
+            result[parked.socket, default: ParkedSession(state: [], stateVersion: 0, role: parked.role)].parts.append(
+                .init(name: part, state: state, stateVersion: parked.state_version))
         }
         return result
     }

@@ -18,6 +18,7 @@ final class Servers {
     private var watched: [RegisteredContinuation] = []
     private var bySocket: [UInt64: RegisteredContinuation] = [:]
     var byFlow: [String: RegisteredContinuation] = [:]
+    private var groups: [GroupName: [RegisteredContinuation]] = [:]
     /// Connections that have ended while their process has not: it may be about to end, or to connect again.
     private var lost: [(server: RegisteredServer, until: Deadline)] = []
     private(set) var orphans: Orphans!
@@ -205,6 +206,21 @@ final class Servers {
         if byFlow[channel.flow] === continuation { byFlow[channel.flow] = nil }
     }
 
+    func join(_ continuation: RegisteredContinuation) {
+        if let part = continuation.part { groups[part.group, default: []].append(continuation) }
+    }
+
+    func leave(_ continuation: RegisteredContinuation) {
+        guard let part = continuation.part else { return }
+        groups[part.group]?.removeAll { $0 === continuation }
+        if groups[part.group]?.isEmpty ?? false { groups[part.group] = nil }
+    }
+
+    /// All parts of its session, itself among them.
+    func parts(of continuation: RegisteredContinuation) -> [RegisteredContinuation] {
+        continuation.part.flatMap { groups[$0.group] } ?? [continuation]
+    }
+
     func continuation(of inode: UInt64) -> RegisteredContinuation? { bySocket[inode] }
 
     /// Nobody says how the move of this session ended. A dead mover locks no socket any more; a former agent's may be about to.
@@ -219,15 +235,17 @@ final class Servers {
         watched.removeAll { if case .watched = $0.state { false } else { true } }
         let now = monotonicNanoseconds()
         for continuation in watched {
-            guard case .watched(let begin) = continuation.state, now > begin, let channel = continuation.channels.values.first else {
-                continue
-            }
-            let view = SocketView(channel.descriptor.raw)
-            if view.tcpInfo.map({ $0.state == UInt8(TCPState.close.rawValue) }) ?? true {
-                // It may have been let go for a server of this host, and be put back.
-                if !Journal.isOpen(forSocket: channel.inode) { continuation.server.gone(continuation) }
-            } else if !view.isInRepairMode {
-                continuation.server.resume(continuation)
+            guard case .watched(let begin) = continuation.state, now > begin else { continue }
+            let parts = parts(of: continuation)
+            let view = parts.compactMap(\.connection).first.map { SocketView($0.descriptor.raw) }
+            let isHere = view?.tcpInfo.map { $0.state != UInt8(TCPState.close.rawValue) } ?? false
+            if let view, isHere, view.isInRepairMode { continue }
+            // It may have been let go for a server of this host, and be put back.
+            if !isHere, parts.compactMap(\.connection).contains(where: { Journal.isOpen(forSocket: $0.inode) }) { continue }
+            // All at once: the connection, which tells, goes with the part that has it.
+            for part in parts {
+                guard case .watched = part.state else { continue }
+                isHere ? part.server.resume(part) : part.server.gone(part)
             }
         }
     }

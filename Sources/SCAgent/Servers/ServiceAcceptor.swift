@@ -9,11 +9,21 @@ import SCEngine
 /// What the receiving end of a move says.
 private struct ReceiverMessage: Decodable {
     struct Flow: Decodable { var local, peer: String }
-    struct Channel: Decodable { var name, local, peer: String }
+    struct Channel: Decodable {
+        var name, kind, local, peer: String
+        var process: String?
+    }
+    struct State: Decodable {
+        var process: String
+        var bytes: Int
+        var version: UInt32
+    }
     var type: String
     var flows: [Flow]?
+    var names: [String]?
     var channels: [Channel]?
     var state_bytes: Int?
+    var states: [State]?
     var state_version: UInt32?
     var repeat_bytes: Int?
 }
@@ -28,11 +38,18 @@ private struct ReceiverReply: Encodable {
 /// One conversation with the receiving end of a move.
 final class ReceiverConversation {
     private struct Offered {
-        let number: UInt64
-        let server: RegisteredServer
+        var number: UInt64
+        /// nil: none has been asked yet.
+        var server: RegisteredServer?
         let local, peer: String
+        /// What the server would do in a session of several processes.
+        let part: String?
+        /// Those that were asked before, and do not do that.
+        var tried: [RegisteredServer] = []
         var continuation: UInt64?
         var isReady = false
+        /// Its process gets the client's connection.
+        var hasConnection = true
     }
 
     let connection: SharedDescriptor
@@ -40,6 +57,9 @@ final class ReceiverConversation {
     private unowned let servers: Servers
     private var offers: [Offered] = []
     private var isLive = false
+    /// Of a session of several processes.
+    private var group = [UInt8](repeating: 0, count: Int(SC_WIRE_GROUP))
+    private var stateBytes = 0
 
     init(_ connection: SharedDescriptor, _ service: String, in servers: Servers) {
         (self.connection, self.service, self.servers) = (connection, service, servers)
@@ -47,7 +67,7 @@ final class ReceiverConversation {
 
     func receive() throws(CheckpointError) {
         var buffer = [UInt8](repeating: 0, count: 1 << 20)
-        var descriptors = [Int32](repeating: -1, count: Int(SC_WIRE_CHANNELS) + 1)
+        var descriptors = [Int32](repeating: -1, count: Int(CPROC_MAX_FDS))
         var count = Int32(descriptors.count)
         let length = Int(try check(cproc_recv_fds(connection.raw, &buffer, buffer.count, &descriptors, &count), "cannot read from the receiver"))
         let passed = descriptors.prefix(Int(count)).map { SharedDescriptor($0) }
@@ -59,7 +79,9 @@ final class ReceiverConversation {
         case "session": bring(message, passed)
         case "go":
             isLive = true
-            for offer in offers { if let number = offer.continuation { offer.server.tell(SC_WIRE_RESUME, number) } }
+            // Who reads from the client begins last.
+            let others = offers.filter { !$0.hasConnection }
+            for offer in others + offers.filter(\.hasConnection) { if let number = offer.continuation { offer.server?.tell(SC_WIRE_RESUME, number) } }
         case "cancel": abandon()
         default: throw CheckpointError("the receiver lost its place in the conversation", why: "it said \"\(message.type)\"", errno: EPROTO)
         }
@@ -77,20 +99,54 @@ final class ReceiverConversation {
     }
 
     private func offer(_ message: ReceiverMessage) {
-        for flow in message.flows ?? [] {
-            guard let server = servers.nextServer(of: service, local: flow.local, peer: flow.peer) else {
-                return decline("no server of \(service) takes sessions now")
+        stateBytes = message.state_bytes ?? 0
+        let flows = message.flows ?? []
+        guard let first = flows.first else { return decline("the offer names no connection") }
+        if let names = message.names, !names.isEmpty {
+            group = (0..<group.count).map { _ in UInt8.random(in: 0...255) }
+            var parts: [String] = []
+            for name in names {
+                let part = String(name.prefix { $0 != "." })
+                if !parts.contains(part) { parts.append(part) }
             }
-            let number = servers.nextOffer()
-            var offer = sc_wire_offer()
-            offer.head = packetHead(SC_WIRE_OFFER, number, sc_wire_offer.self)
-            offer.state_bytes = UInt32(clamping: min(message.state_bytes ?? 0, Int(SC_WIRE_STATE)))
-            setField(&offer.local, to: flow.local)
-            setField(&offer.peer, to: flow.peer)
-            offers.append(Offered(number: number, server: server, local: flow.local, peer: flow.peer))
-            guard server.outbox.send(offer) else { return decline("process \(server.pid) does not read what it is told") }
+            guard parts.allSatisfy({ $0.utf8.count < Int(SC_WIRE_PART) }) else { return decline("a part of the session has too long a name") }
+            for part in parts { offers.append(Offered(number: 0, local: first.local, peer: first.peer, part: part)) }
+        } else {
+            for flow in flows { offers.append(Offered(number: 0, local: flow.local, peer: flow.peer, part: nil)) }
         }
-        if offers.isEmpty { decline("the offer names no connection") }
+        for index in offers.indices {
+            guard ask(index, "no server of \(service) takes sessions now") else { return }
+        }
+    }
+
+    /// Offers it to the next server; declines the whole with this reason when there is none.
+    private func ask(_ index: Int, _ reason: String) -> Bool {
+        let (local, peer) = (offers[index].local, offers[index].peer)
+        guard let server = servers.nextServer(of: service, local: local, peer: peer, besides: offers[index].tried) else {
+            decline(reason)
+            return false
+        }
+        (offers[index].number, offers[index].server) = (servers.nextOffer(), server)
+        if let part = offers[index].part {
+            var packet = sc_wire_part()
+            packet.head = packetHead(SC_WIRE_TAKE_PART, offers[index].number, sc_wire_part.self)
+            withUnsafeMutableBytes(of: &packet.group) { $0.copyBytes(from: group) }
+            setField(&packet.part, to: part)
+            guard server.version >= 3, server.outbox.send(packet) else {
+                offers[index].tried.append(server)
+                return ask(index, "process \(server.pid) has a libsc that knows no sessions of several processes")
+            }
+        }
+        var offer = sc_wire_offer()
+        offer.head = packetHead(SC_WIRE_OFFER, offers[index].number, sc_wire_offer.self)
+        offer.state_bytes = UInt32(clamping: min(stateBytes, Int(SC_WIRE_STATE)))
+        setField(&offer.local, to: local)
+        setField(&offer.peer, to: peer)
+        guard server.outbox.send(offer) else {
+            decline("process \(server.pid) does not read what it is told")
+            return false
+        }
+        return true
     }
 
     /// Returns false when the offer is not of this conversation.
@@ -98,7 +154,7 @@ final class ReceiverConversation {
         guard let index = offers.firstIndex(where: { $0.number == number }) else { return false }
         offers[index].continuation = continuation
         guard offers.allSatisfy({ $0.continuation != nil }) else { return true }
-        reply("accept", repeats: offers.allSatisfy { $0.server.version >= 2 })
+        reply("accept", repeats: offers.allSatisfy { $0.server?.version ?? 0 >= 2 })
         return true
     }
 
@@ -106,50 +162,90 @@ final class ReceiverConversation {
         guard let index = offers.firstIndex(where: { $0.server === server && ($0.number == number || $0.continuation == number) }) else {
             return false
         }
+        let why = "process \(server.pid): \(reason)"
+        // Not every process of the service does every part.
+        if let part = offers[index].part, offers[index].continuation == nil {
+            offers[index].tried.append(server)
+            _ = ask(index, "nobody takes the part \(part); \(why)")
+            return true
+        }
         offers.remove(at: index)
-        decline("process \(server.pid): \(reason)")
+        decline(why)
         return true
     }
 
     private func bring(_ message: ReceiverMessage, _ descriptors: [SharedDescriptor]) {
         let channels = message.channels ?? []
         let length = message.state_bytes ?? 0
-        guard let first = channels.first, channels.count <= Int(SC_WIRE_CHANNELS),
-            let offered = offers.first(where: { $0.local == first.local && $0.peer == first.peer }), let number = offered.continuation
-        else { return decline("a session came that was not offered") }
         let repeated = message.repeat_bytes ?? 0
-        guard descriptors.count == channels.count + (length + repeated > 0 ? 1 : 0) else { return decline("a session came without its descriptors") }
-        guard length <= Int(SC_WIRE_STATE) else { return decline("its state has \(length) bytes, \(SC_WIRE_STATE) are allowed") }
-        var state = [UInt8](repeating: 0, count: length)
-        if length > 0, pread(descriptors[channels.count].raw, &state, length, 0) != length { return decline("its state cannot be read") }
-        guard repeated <= MemoryLayout<sc_memory_repeat>.size + Int(SC_MEMORY_OUTPUT_SIZE) else {
+        let limit = Int(SC_WIRE_STATE) * max(1, offers.count(where: { $0.part != nil }))
+        guard (0...limit).contains(length) else { return decline("its state has \(length) bytes, \(limit) are allowed") }
+        guard (0...MemoryLayout<sc_memory_repeat>.size + Int(SC_MEMORY_OUTPUT_SIZE)).contains(repeated) else {
             return decline("its server would have to repeat \(repeated) bytes of output")
         }
-        if repeated > 0 {
-            var record = [UInt8](repeating: 0, count: repeated)
-            guard pread(descriptors[channels.count].raw, &record, repeated, off_t(length)) == repeated else {
-                return decline("its output cannot be read")
-            }
-            offered.server.outbox.send(packetHead(SC_WIRE_REPEAT, number, sc_wire_head.self, more: repeated), record)
+        guard descriptors.count == channels.count + (length + repeated > 0 ? 1 : 0) else { return decline("a session came without its descriptors") }
+        var state = [UInt8](repeating: 0, count: length + repeated)
+        if !state.isEmpty, pread(descriptors[channels.count].raw, &state, state.count, 0) != state.count {
+            return decline("its state cannot be read")
         }
+        let arrived = zip(channels, descriptors).map { (channel: $0, descriptor: $1) }
+        guard channels.first?.process != nil else {
+            guard let first = channels.first, let offered = offers.first(where: { $0.local == first.local && $0.peer == first.peer }),
+                let number = offered.continuation, channels.count <= Int(SC_WIRE_CHANNELS)
+            else { return decline("a session came that was not offered") }
+            if repeated > 0 {
+                offered.server?.outbox.send(packetHead(SC_WIRE_REPEAT, number, sc_wire_head.self, more: repeated), Array(state[length...]))
+            }
+            return bring(to: offered, arrived, Array(state[..<length]), version: message.state_version ?? 0, names: channels.map(\.name))
+        }
+        var offset = 0
+        var states: [String: (bytes: ArraySlice<UInt8>, version: UInt32)] = [:]
+        for entry in message.states ?? [] {
+            guard entry.bytes >= 0, entry.bytes <= length - offset else { return decline("its states are longer than they are together") }
+            states[entry.process] = (state[offset..<offset + entry.bytes], entry.version)
+            offset += entry.bytes
+        }
+        for index in offers.indices {
+            let offered = offers[index]
+            let own = arrived.filter { $0.channel.process == offered.part }
+            offers[index].hasConnection = own.contains { $0.channel.kind == "tcp" }
+            guard !own.isEmpty, own.count <= Int(SC_WIRE_CHANNELS) else {
+                return decline("\(offered.part ?? "-") has \(own.count) channels, 1 to \(SC_WIRE_CHANNELS) are expected")
+            }
+            let known = states[offered.part ?? ""]
+            guard (known?.bytes.count ?? 0) <= Int(SC_WIRE_STATE) else { return decline("the state of \(offered.part ?? "-") is too long") }
+            bring(
+                to: offered, own, Array(known?.bytes ?? []), version: known?.version ?? 0,
+                names: own.map { String($0.channel.name.drop { $0 != "." }.dropFirst()) })
+        }
+        guard arrived.allSatisfy({ entry in offers.contains { $0.part == entry.channel.process } }) else {
+            return decline("a process came that was not offered")
+        }
+    }
+
+    private func bring(
+        to offered: Offered, _ arrived: [(channel: ReceiverMessage.Channel, descriptor: SharedDescriptor)], _ state: [UInt8], version: UInt32,
+        names: [String]
+    ) {
+        guard let number = offered.continuation, let server = offered.server else { return decline("a session came that nobody has accepted") }
         var packet = sc_wire_import()
-        packet.head = packetHead(SC_WIRE_IMPORT, number, sc_wire_import.self, more: length)
-        (packet.state_version, packet.state_length, packet.channels) = (message.state_version ?? 0, UInt32(length), UInt32(channels.count))
+        packet.head = packetHead(SC_WIRE_IMPORT, number, sc_wire_import.self, more: state.count)
+        (packet.state_version, packet.state_length, packet.channels) = (version, UInt32(state.count), UInt32(arrived.count))
         withUnsafeMutableBytes(of: &packet.roles) { roles in
-            for (index, channel) in channels.enumerated() {
+            for (index, name) in names.enumerated() {
                 let start = index * Int(SC_WIRE_ROLE)
-                for (place, byte) in channel.name.utf8.prefix(Int(SC_WIRE_ROLE) - 1).enumerated() { roles[start + place] = byte }
+                for (place, byte) in name.utf8.prefix(Int(SC_WIRE_ROLE) - 1).enumerated() { roles[start + place] = byte }
             }
         }
-        guard offered.server.outbox.send(packet, state, descriptors: Array(descriptors.prefix(channels.count))) else {
-            return decline("process \(offered.server.pid) does not read what it is told")
+        guard server.outbox.send(packet, state, descriptors: arrived.map(\.descriptor)) else {
+            return decline("process \(server.pid) does not read what it is told")
         }
     }
 
     func ready(_ number: UInt64, at server: RegisteredServer) -> Bool {
         guard let index = offers.firstIndex(where: { $0.server === server && $0.continuation == number }) else { return false }
         offers[index].isReady = true
-        if offers.allSatisfy(\.isReady) { reply("ready", pid: server.pid) }
+        if offers.allSatisfy(\.isReady) { reply("ready", pid: (offers.first(where: \.hasConnection)?.server ?? server).pid) }
         return true
     }
 
@@ -162,7 +258,7 @@ final class ReceiverConversation {
     /// The sessions do not come.
     func abandon() {
         guard !isLive else { return }
-        for offer in offers { offer.server.tell(SC_WIRE_GONE, offer.continuation ?? offer.number) }
+        for offer in offers { offer.server?.tell(SC_WIRE_GONE, offer.continuation ?? offer.number) }
         offers = []
     }
 }

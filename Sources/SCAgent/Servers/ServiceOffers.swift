@@ -9,9 +9,12 @@ extension Servers {
     func hasServer(of service: String) -> Bool { servers.contains { $0.service == service && $0.accepts } }
 
     /// The servers of a service take turns; the one that has the session is not offered it.
-    func nextServer(of service: String, local: String, peer: String) -> RegisteredServer? {
-        let owner = byFlow[RegisteredContinuation.Channel.flow(local, peer)]?.server
-        let able = servers.filter { $0.service == service && $0.accepts && $0 !== owner }
+    func nextServer(of service: String, local: String, peer: String, besides tried: [RegisteredServer] = []) -> RegisteredServer? {
+        let session = byFlow[RegisteredContinuation.Channel.flow(local, peer)]
+        let owners = session.map { parts(of: $0).map(\.server) } ?? []
+        let able = servers.filter { server in
+            server.service == service && server.accepts && !(owners + tried).contains { $0 === server }
+        }
         guard !able.isEmpty else { return nil }
         turns += 1
         return able[turns % able.count]
@@ -22,7 +25,8 @@ extension Servers {
         return offers
     }
 
-    func accepted(_ offer: UInt64, as continuation: UInt64) { _ = receivers.first { $0.accepted(offer, as: continuation) } }
+    /// False: the offer has been withdrawn meanwhile.
+    func accepted(_ offer: UInt64, as continuation: UInt64) -> Bool { receivers.contains { $0.accepted(offer, as: continuation) } }
     func declined(_ number: UInt64, by server: RegisteredServer, _ reason: String) { _ = receivers.first { $0.declined(number, by: server, reason) } }
     func ready(_ number: UInt64, at server: RegisteredServer) { _ = receivers.first { $0.ready(number, at: server) } }
 

@@ -77,10 +77,11 @@ extension SessionCapture {
         return states
     }
 
-    /// The captured channels as sessions, one each, with their exact positions.
+    /// The captured channels as sessions, one each with its exact position; or all of them as the one session of a group.
     package func sessions(
         _ channels: [TCPChannel], state: [UInt8], adapter: (any Adapter)?, learnt: [AdapterState?]
     ) throws(CheckpointError) -> [Session] {
+        if let group { return [group.session(id(of: 0), channels, adapter: nil, parts: parkedParts)] }
         var sessions: [Session] = []
         for (index, channel) in channels.enumerated() {
             var position = learnt[index]

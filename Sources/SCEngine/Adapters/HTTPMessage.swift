@@ -82,7 +82,7 @@ struct HTTPRequest: Hashable, Sendable {
 }
 
 /// A response's status line and fields.
-struct HTTPResponse: Sendable {
+package struct HTTPResponse: Sendable {
     var status: Int
     var fields: [HTTPRequest.Field]
     /// Bytes of the head, with its empty line.
@@ -117,7 +117,8 @@ struct HTTPResponse: Sendable {
         length = end
     }
 
-    static func headLength(_ bytes: [UInt8]) -> Int? {
+    /// Bytes of a message's head with its empty line; nil when that is not there.
+    package static func headLength(_ bytes: [UInt8]) -> Int? {
         guard bytes.count >= 4 else { return nil }
         for index in 3..<bytes.count where bytes[index] == 10 && bytes[index - 1] == 13 && bytes[index - 2] == 10 && bytes[index - 3] == 13 {
             return index + 1

@@ -15,6 +15,8 @@ package struct HoldRecord: Sendable {
     package var ownFilter: [UInt64]
     package var stopped: [Int32]
     package var flow: Flow
+    /// Of a session of several processes: whose bytes are taken out when it is released.
+    package var locals: [SourceEntry.Local] = []
 
     private static func path(_ id: SessionID) throws(CheckpointError) -> String { try StateDirectory.file(id.description, in: "held") }
 
@@ -23,6 +25,7 @@ package struct HoldRecord: Sendable {
             "pid=\(pid)", "fd=\(fd)", "inode=\(inode)", "reuse=\(reuseAddress)", "filter=\(ownFilter.map { String($0) }.joined(separator: ","))",
             "stopped=\(stopped.map { String($0) }.joined(separator: ","))", "client=\(flow.client.address) \(flow.client.port)",
             "service=\(flow.service.address) \(flow.service.port)",
+            "locals=\(locals.map { "\($0.pid):\($0.fd):\($0.inode)" }.joined(separator: ","))",
         ]
         let text = lines.joined(separator: "\n") + "\n"
         let path = try Self.path(id)
@@ -64,10 +67,16 @@ package struct HoldRecord: Sendable {
         guard let pid = Int32(fields["pid"] ?? ""), let fd = Int32(fields["fd"] ?? ""), let inode = UInt64(fields["inode"] ?? ""),
             let client = end("client"), let service = end("service")
         else { return nil }
+        let locals = (fields["locals"] ?? "").split(separator: ",").compactMap { text -> SourceEntry.Local? in
+            let parts = text.split(separator: ":")
+            guard parts.count == 3, let pid = Int32(parts[0]), let fd = Int32(parts[1]), let inode = UInt64(parts[2]) else { return nil }
+            return SourceEntry.Local(pid: pid, fd: fd, inode: inode)
+        }
         return HoldRecord(
             id: id, pid: pid, fd: fd, inode: inode, reuseAddress: Int32(fields["reuse"] ?? "") ?? 0,
             ownFilter: (fields["filter"] ?? "").split(separator: ",").compactMap { UInt64($0) },
-            stopped: (fields["stopped"] ?? "").split(separator: ",").compactMap { Int32($0) }, flow: Flow(client: client, service: service))
+            stopped: (fields["stopped"] ?? "").split(separator: ",").compactMap { Int32($0) }, flow: Flow(client: client, service: service),
+            locals: locals)
     }
 
     package func remove() {

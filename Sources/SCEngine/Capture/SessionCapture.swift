@@ -16,15 +16,19 @@ package final class SessionCapture {
     private let silent: [TargetProcess]
     private let stopped: StoppedProcesses
     private let parking: (any SessionParking)?
+    /// What joins the processes of the one session that `selected` makes up; nil: each connection is a session.
+    package let group: GroupCapture?
     private var parked: [UInt64: ParkedSession] = [:]
     private var logged: [UInt64: LoggedSession] = [:]
     private var isReleased = false
 
     /// Opens everything that can be opened while the sessions run. `isGuarded`: a guard continues the stopped processes should this tool die; a move
     /// that has a keeper needs none. `parking`: the sessions it knows are parked by their servers; their processes run on.
-    package init(_ selected: [SelectedSession], isGuarded: Bool = true, parking: (any SessionParking)? = nil) throws(CheckpointError) {
+    package init(
+        _ selected: [SelectedSession], isGuarded: Bool = true, parking: (any SessionParking)? = nil, group: GroupCapture? = nil
+    ) throws(CheckpointError) {
         self.selected = selected
-        self.parking = parking
+        (self.parking, self.group) = (parking, group)
         stopped = StoppedProcesses(isGuarded: isGuarded)
         var sockets: [HeldSocket] = []
         for session in selected { sockets.append(HeldSocket(try session.process.duplicate(session.channel.fd), fd: session.channel.fd)) }
@@ -42,7 +46,9 @@ package final class SessionCapture {
             baselines[ipv6] = try OptionBaseline(in: namespace, ipv6: ipv6)
         }
         let cooperative = parking?.sockets ?? []
-        holders = Self.holders(of: selected.filter { !cooperative.contains($0.channel.inode) })
+        var holders = Self.holders(of: selected.filter { !cooperative.contains($0.channel.inode) })
+        for process in group?.processesToStop ?? [] where !holders.contains(where: { $0.pid == process.pid }) { holders.append(process) }
+        self.holders = holders
         let logged = parking?.logged ?? []
         silent = Self.holders(of: selected.filter { logged.contains($0.channel.inode) })
         for socket in sockets {
@@ -109,8 +115,14 @@ package final class SessionCapture {
         return try logged.resolve(read: counted.read, written: counted.written)
     }
 
+    /// What the processes of a declared group said when they parked.
+    package var parkedParts: [ParkedSession.PartState] { parked.values.first { !$0.parts.isEmpty }?.parts ?? [] }
+
     /// The most bytes of state that the servers can export, and of what dead ones have logged.
-    package var exportLimit: Int { (parking?.sockets.count ?? 0) * exportedStateLimit + (parking?.orphanCount ?? 0) * loggedLimit }
+    package var exportLimit: Int {
+        let servers = (parking?.sockets.count ?? 0) + (parking?.groups.reduce(0) { $0 + $1.parts.count } ?? 0)
+        return servers * exportedStateLimit + (parking?.orphanCount ?? 0) * loggedLimit
+    }
 
     /// The servers park and the processes stand still until `giveBack`, `letGo` or `keepHeld`.
     package func stop() throws(CheckpointError) {
@@ -119,7 +131,13 @@ package final class SessionCapture {
         if let parking {
             if let parked = try parking.park() { self.parked = parked } else { (isSeized, toStop) = (true, holders + silent) }
         }
-        for process in toStop {
+        var asked: [TargetProcess] = []
+        if let group, let signal = group.options.parkSignal {
+            let members = Set(group.group.members.map(\.process.pid))
+            asked = holders.filter { members.contains($0.pid) }
+            try stopped.park(asked, by: signal, timeout: Int32(clamping: group.options.parkDeadline))
+        }
+        for process in toStop where !asked.contains(where: { $0.pid == process.pid }) {
             do throws(CheckpointError) {
                 try stopped.stop(process)
             } catch {
@@ -134,6 +152,7 @@ package final class SessionCapture {
     /// Silences every socket; then reads it. The processes are stopped.
     package func capture() throws(CheckpointError) -> [TCPChannel] {
         for socket in sockets { try socket.lock(with: drop.raw) }
+        try group?.cut(connections: sockets.map(\.raw))
         return try dump()
     }
 
@@ -149,8 +168,10 @@ package final class SessionCapture {
     /// Reads the sessions and lets them run on, undisturbed. No packet is dropped: the dump is taken without a lock and believed when nothing moved
     /// meanwhile; only a connection that never holds still is locked for the some ten microseconds of its dump.
     package func snapshot() throws(CheckpointError) -> [TCPChannel] {
-        try stop()
+        // One that does not park or stop gives back those that did.
         defer { stopped.resume() }
+        try stop()
+        try group?.cut(connections: sockets.map(\.raw))
         var channels: [TCPChannel] = []
         for (session, socket) in zip(selected, sockets) {
             let baseline = baselines[session.channel.localAddress?.address.isIPv6 ?? false]!
@@ -216,6 +237,7 @@ package final class SessionCapture {
     /// The sessions are gone from the source; its servers see aborted clients.
     package func letGo() throws(CheckpointError) {
         defer { resume() }
+        group?.letGo()
         try releaseSockets()
     }
 

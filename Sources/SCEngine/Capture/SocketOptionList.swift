@@ -17,6 +17,8 @@ package struct KnownOption: Sendable {
     package var name: Int32
     package var length = 4
     package var moment = Moment.before
+    /// The constant's name in the kernel's headers.
+    package var label: String
 }
 
 /// The options that are read and set again. Numbers are the kernel's (include/uapi: asm-generic/socket.h, linux/tcp.h, linux/in.h, linux/in6.h).
@@ -24,59 +26,59 @@ package struct KnownOption: Sendable {
 /// what the kernel changes by itself (TCP_QUICKACK, TCP_WINDOW_CLAMP), and what belongs to a machine (SO_INCOMING_CPU).
 package enum SocketOptionList {
     static let socketLevel: [KnownOption] = [
-        KnownOption(level: SOL_SOCKET, name: 5),  // SO_DONTROUTE
-        KnownOption(level: SOL_SOCKET, name: 9),  // SO_KEEPALIVE
-        KnownOption(level: SOL_SOCKET, name: 10),  // SO_OOBINLINE
-        KnownOption(level: SOL_SOCKET, name: 12),  // SO_PRIORITY
-        KnownOption(level: SOL_SOCKET, name: 13, length: 8),  // SO_LINGER
-        KnownOption(level: SOL_SOCKET, name: 15),  // SO_REUSEPORT
-        KnownOption(level: SOL_SOCKET, name: 18),  // SO_RCVLOWAT
-        KnownOption(level: SOL_SOCKET, name: 20, length: 16),  // SO_RCVTIMEO
-        KnownOption(level: SOL_SOCKET, name: 21, length: 16),  // SO_SNDTIMEO
-        KnownOption(level: SOL_SOCKET, name: 25, length: 16),  // SO_BINDTODEVICE
-        KnownOption(level: SOL_SOCKET, name: 36),  // SO_MARK
-        KnownOption(level: SOL_SOCKET, name: 42, moment: .after),  // SO_PEEK_OFF: the fill and the peeks of a dump would move it
-        KnownOption(level: SOL_SOCKET, name: 46),  // SO_BUSY_POLL
-        KnownOption(level: SOL_SOCKET, name: 47, length: 8),  // SO_MAX_PACING_RATE
-        KnownOption(level: SOL_SOCKET, name: 60),  // SO_ZEROCOPY
+        KnownOption(level: SOL_SOCKET, name: 5, label: "SO_DONTROUTE"),
+        KnownOption(level: SOL_SOCKET, name: 9, label: "SO_KEEPALIVE"),
+        KnownOption(level: SOL_SOCKET, name: 10, label: "SO_OOBINLINE"),
+        KnownOption(level: SOL_SOCKET, name: 12, label: "SO_PRIORITY"),
+        KnownOption(level: SOL_SOCKET, name: 13, length: 8, label: "SO_LINGER"),
+        KnownOption(level: SOL_SOCKET, name: 15, label: "SO_REUSEPORT"),
+        KnownOption(level: SOL_SOCKET, name: 18, label: "SO_RCVLOWAT"),
+        KnownOption(level: SOL_SOCKET, name: 20, length: 16, label: "SO_RCVTIMEO"),
+        KnownOption(level: SOL_SOCKET, name: 21, length: 16, label: "SO_SNDTIMEO"),
+        KnownOption(level: SOL_SOCKET, name: 25, length: 16, label: "SO_BINDTODEVICE"),
+        KnownOption(level: SOL_SOCKET, name: 36, label: "SO_MARK"),
+        KnownOption(level: SOL_SOCKET, name: 42, moment: .after, label: "SO_PEEK_OFF"),  // the fill and the peeks of a dump would move it
+        KnownOption(level: SOL_SOCKET, name: 46, label: "SO_BUSY_POLL"),
+        KnownOption(level: SOL_SOCKET, name: 47, length: 8, label: "SO_MAX_PACING_RATE"),
+        KnownOption(level: SOL_SOCKET, name: 60, label: "SO_ZEROCOPY"),
     ]
     static let tcpLevel: [KnownOption] = [
-        KnownOption(level: 6, name: 4),  // TCP_KEEPIDLE
-        KnownOption(level: 6, name: 5),  // TCP_KEEPINTVL
-        KnownOption(level: 6, name: 6),  // TCP_KEEPCNT
-        KnownOption(level: 6, name: 7),  // TCP_SYNCNT
-        KnownOption(level: 6, name: 8),  // TCP_LINGER2
-        KnownOption(level: 6, name: 16),  // TCP_THIN_LINEAR_TIMEOUTS
-        KnownOption(level: 6, name: 18),  // TCP_USER_TIMEOUT
-        KnownOption(level: 6, name: 25),  // TCP_NOTSENT_LOWAT
-        KnownOption(level: 6, name: 36),  // TCP_INQ
-        KnownOption(level: 6, name: 37),  // TCP_TX_DELAY
-        KnownOption(level: 6, name: 44),  // TCP_RTO_MAX_MS
-        KnownOption(level: 6, name: 1, moment: .after),  // TCP_NODELAY
-        KnownOption(level: 6, name: 3, moment: .after),  // TCP_CORK
+        KnownOption(level: 6, name: 4, label: "TCP_KEEPIDLE"),
+        KnownOption(level: 6, name: 5, label: "TCP_KEEPINTVL"),
+        KnownOption(level: 6, name: 6, label: "TCP_KEEPCNT"),
+        KnownOption(level: 6, name: 7, label: "TCP_SYNCNT"),
+        KnownOption(level: 6, name: 8, label: "TCP_LINGER2"),
+        KnownOption(level: 6, name: 16, label: "TCP_THIN_LINEAR_TIMEOUTS"),
+        KnownOption(level: 6, name: 18, label: "TCP_USER_TIMEOUT"),
+        KnownOption(level: 6, name: 25, label: "TCP_NOTSENT_LOWAT"),
+        KnownOption(level: 6, name: 36, label: "TCP_INQ"),
+        KnownOption(level: 6, name: 37, label: "TCP_TX_DELAY"),
+        KnownOption(level: 6, name: 44, label: "TCP_RTO_MAX_MS"),
+        KnownOption(level: 6, name: 1, moment: .after, label: "TCP_NODELAY"),
+        KnownOption(level: 6, name: 3, moment: .after, label: "TCP_CORK"),
     ]
     static let ipv4Level: [KnownOption] = [
-        KnownOption(level: 0, name: 1),  // IP_TOS
-        KnownOption(level: 0, name: 2),  // IP_TTL
-        KnownOption(level: 0, name: 8),  // IP_PKTINFO
-        KnownOption(level: 0, name: 10),  // IP_MTU_DISCOVER
-        KnownOption(level: 0, name: 11),  // IP_RECVERR
-        KnownOption(level: 0, name: 12),  // IP_RECVTTL
-        KnownOption(level: 0, name: 13),  // IP_RECVTOS
-        KnownOption(level: 0, name: 15),  // IP_FREEBIND
-        KnownOption(level: 0, name: 19),  // IP_TRANSPARENT
-        KnownOption(level: 0, name: 21),  // IP_MINTTL
+        KnownOption(level: 0, name: 1, label: "IP_TOS"),
+        KnownOption(level: 0, name: 2, label: "IP_TTL"),
+        KnownOption(level: 0, name: 8, label: "IP_PKTINFO"),
+        KnownOption(level: 0, name: 10, label: "IP_MTU_DISCOVER"),
+        KnownOption(level: 0, name: 11, label: "IP_RECVERR"),
+        KnownOption(level: 0, name: 12, label: "IP_RECVTTL"),
+        KnownOption(level: 0, name: 13, label: "IP_RECVTOS"),
+        KnownOption(level: 0, name: 15, label: "IP_FREEBIND"),
+        KnownOption(level: 0, name: 19, label: "IP_TRANSPARENT"),
+        KnownOption(level: 0, name: 21, label: "IP_MINTTL"),
     ]
     static let ipv6Level: [KnownOption] = [
-        KnownOption(level: 41, name: 16),  // IPV6_UNICAST_HOPS
-        KnownOption(level: 41, name: 23),  // IPV6_MTU_DISCOVER
-        KnownOption(level: 41, name: 25),  // IPV6_RECVERR
-        KnownOption(level: 41, name: 66),  // IPV6_RECVTCLASS
-        KnownOption(level: 41, name: 67),  // IPV6_TCLASS
-        KnownOption(level: 41, name: 70),  // IPV6_AUTOFLOWLABEL
-        KnownOption(level: 41, name: 73),  // IPV6_MINHOPCOUNT
-        KnownOption(level: 41, name: 75),  // IPV6_TRANSPARENT
-        KnownOption(level: 41, name: 78),  // IPV6_FREEBIND
+        KnownOption(level: 41, name: 16, label: "IPV6_UNICAST_HOPS"),
+        KnownOption(level: 41, name: 23, label: "IPV6_MTU_DISCOVER"),
+        KnownOption(level: 41, name: 25, label: "IPV6_RECVERR"),
+        KnownOption(level: 41, name: 66, label: "IPV6_RECVTCLASS"),
+        KnownOption(level: 41, name: 67, label: "IPV6_TCLASS"),
+        KnownOption(level: 41, name: 70, label: "IPV6_AUTOFLOWLABEL"),
+        KnownOption(level: 41, name: 73, label: "IPV6_MINHOPCOUNT"),
+        KnownOption(level: 41, name: 75, label: "IPV6_TRANSPARENT"),
+        KnownOption(level: 41, name: 78, label: "IPV6_FREEBIND"),
     ]
 
     static let ipv4 = socketLevel + tcpLevel + ipv4Level
@@ -84,6 +86,11 @@ package enum SocketOptionList {
     static let ipv6 = socketLevel + tcpLevel + ipv4Level + ipv6Level
 
     package static func all(ipv6: Bool) -> [KnownOption] { ipv6 ? self.ipv6 : ipv4 }
+
+    /// `TCP_NODELAY`; `LEVEL/NAME` for an option that is not of a list.
+    package static func label(_ option: SocketOption) -> String {
+        (ipv6 + LocalBaselines.all).first { ($0.level, $0.name) == (option.level, option.name) }?.label ?? "\(option.level)/\(option.name)"
+    }
 
     /// Whether the option pushes data and is set only on the live connection.
     static func isLate(_ option: SocketOption) -> Bool {
@@ -100,10 +107,17 @@ package final class OptionBaseline {
     private var fresh: [[UInt8]?] = []
 
     /// Reads the values of a fresh TCP socket of the family in the namespace.
-    package init(in namespace: NetworkNamespace, ipv6: Bool) throws(CheckpointError) {
-        known = SocketOptionList.all(ipv6: ipv6)
-        let socket = try namespace.socket(family: ipv6 ? AF_INET6 : AF_INET, type: Int32(SOCK_STREAM.rawValue))
-        fresh = known.map { Self.read($0, of: socket.raw) }
+    package convenience init(in namespace: NetworkNamespace, ipv6: Bool) throws(CheckpointError) {
+        self.init(
+            of: try namespace.socket(family: ipv6 ? AF_INET6 : AF_INET, type: Int32(SOCK_STREAM.rawValue)), SocketOptionList.all(ipv6: ipv6))
+    }
+
+    /// Reads these options of a fresh socket.
+    init(of socket: consuming OwnedDescriptor, _ options: [KnownOption]) {
+        known = options
+        let raw = socket.raw
+        fresh = options.map { Self.read($0, of: raw) }
+        _ = consume socket
     }
 
     /// The options of the socket that differ from a fresh one's.

@@ -14,6 +14,11 @@ package struct Take {
     package func run(state: [UInt8], adapterStates: [AdapterState?], adapter: (any Adapter)?, store: ([Session]) throws(CheckpointError) -> Void)
         throws(CheckpointError) -> [HoldRecord]
     {
+        guard capture.group == nil || capture.sockets.count == 1 else {
+            throw CheckpointError(
+                "cannot hold a session of \(capture.sockets.count) connections", why: "a hold is of one connection", errno: EOPNOTSUPP,
+                advice: "Use migrate, or snapshot without --take")
+        }
         let signals = BlockedSignals()
         defer { signals.restore() }
         let mute = HoldMute(capture.namespace)
@@ -45,7 +50,8 @@ package struct Take {
                 HoldRecord(
                     id: session.id, pid: capture.selected[index].process.pid, fd: capture.sockets[index].fd,
                     inode: capture.selected[index].channel.inode,
-                    reuseAddress: reuseAddress, ownFilter: ownFilter, stopped: stopped, flow: capture.flows[index]))
+                    reuseAddress: reuseAddress, ownFilter: ownFilter, stopped: stopped, flow: capture.flows[index],
+                    locals: capture.group?.journalRecord ?? []))
         }
         return records
     }
@@ -68,6 +74,7 @@ package struct Take {
             socket.giveBack(probe: true)
         } else {
             try socket.letGo()
+            SourceEntry.Local.empty(record.locals)
             HoldMute(namespace).remove([record.flow])
         }
         record.continueProcesses()

@@ -15,6 +15,7 @@ package final class AcceptorHandover: HandoverDriver {
     private var connection: SharedDescriptor?
     private var pid: Int32 = 0
     private var offers: [SessionOffer] = []
+    private var layout: Session?
     private var canRepeat = false
 
     /// `deadline` is the time in milliseconds that the acceptor has for each answer.
@@ -24,9 +25,10 @@ package final class AcceptorHandover: HandoverDriver {
         fresh = FreshSockets(in: namespace)
     }
 
-    package func prepare(_ offers: [SessionOffer]) throws(CheckpointError) {
+    package func prepare(_ offers: [SessionOffer], layout: Session?) throws(CheckpointError) {
         try refuseHeldFlows(offers, in: namespace)
-        self.offers = offers
+        try fresh.checkFiles(layout)
+        (self.offers, self.layout) = (offers, layout)
         let connection = try connect()
         self.connection = connection
         var (uid, gid): (UInt32, UInt32) = (0, 0)
@@ -37,7 +39,8 @@ package final class AcceptorHandover: HandoverDriver {
                 advice: "Correct services.NAME.accept in the policy, or who listens there")
         }
         let flows = offers.map { ["local": $0.flow.service.description, "peer": $0.flow.client.description, "kind": "tcp"] }
-        try send(AcceptorRequest(type: "offer", flows: flows, state_bytes: offers.reduce(0) { $0 + $1.stateBytes }))
+        try send(
+            AcceptorRequest(type: "offer", flows: flows, names: layout?.deliveries.map(\.name), state_bytes: offers.reduce(0) { $0 + $1.stateBytes }))
         canRepeat = try expect("accept", "to the offer").repeats ?? false
     }
 
@@ -58,16 +61,17 @@ package final class AcceptorHandover: HandoverDriver {
 
     package func consent() throws(CheckpointError) {
         for entry in fresh.sessions {
-            var descriptors = entry.sockets.map(\.raw)
+            var descriptors = FreshSockets.delivered(entry.session, entry.sockets.map(\.raw) + entry.locals.descriptors)
             let state = entry.session.state
             let repeated = entry.session.adapter?.repetition.flatMap { $0.hasOutput ? $0.output : nil } ?? []
             let file = state.isEmpty && repeated.isEmpty ? nil : try makeStateFile(state + repeated)
             if let file { descriptors.append(file.raw) }
-            let channels = entry.session.channels.map(AcceptorChannel.init)
+            let channels = entry.session.deliveries.map { AcceptorChannel($0, of: entry.session) }
             try withExtendedLifetime(file) { () throws(CheckpointError) in
                 try send(
                     AcceptorRequest(
                         type: "session", id: entry.session.id.description, channels: channels, state_bytes: state.count,
+                        states: entry.session.states.map { zip(entry.session.processes, $0).map(AcceptorRequest.State.init) },
                         state_version: entry.session.adapter?.stateVersion, repeat_bytes: repeated.isEmpty ? nil : repeated.count),
                     descriptors: descriptors)
             }
@@ -104,7 +108,7 @@ package final class AcceptorHandover: HandoverDriver {
     }
 
     private func offerAgain() throws(CheckpointError) {
-        try prepare(offers)
+        try prepare(offers, layout: layout)
         try consent()
     }
 
@@ -123,7 +127,7 @@ package final class AcceptorHandover: HandoverDriver {
     }
     package var processesToStop: [TargetProcess] { [] }
     package var rebuiltSessions: [Session] { fresh.sessions.map(\.session) }
-    package var keepsakes: [Int32] { fresh.descriptors + [connection?.raw].compactMap { $0 } }
+    package var keepsakes: [Int32] { fresh.connections + [connection?.raw].compactMap { $0 } }
     package var isLive: Bool { fresh.isLive }
 
     private func send(_ request: AcceptorRequest, descriptors: [Int32] = []) throws(CheckpointError) {

@@ -28,7 +28,7 @@ package final class ExecHandover: HandoverDriver {
         fresh = FreshSockets(in: namespace)
     }
 
-    package func prepare(_ offers: [SessionOffer]) throws(CheckpointError) {
+    package func prepare(_ offers: [SessionOffer], layout: Session?) throws(CheckpointError) {
         guard let program = command.first else {
             throw CheckpointError("--exec needs a command", why: "none was given", advice: "Write it after --: --exec -- CMD ARGS", outcome: .usage)
         }
@@ -36,12 +36,13 @@ package final class ExecHandover: HandoverDriver {
         guard found != nil else {
             throw CheckpointError("cannot start \(program)", why: "no such program in PATH", errno: ENOENT, advice: "Give its full path")
         }
-        guard offers.count == 1 || offers.allSatisfy({ $0.stateBytes == 0 }) else {
+        guard offers.count == 1 || layout != nil || offers.allSatisfy({ $0.stateBytes == 0 }) else {
             throw CheckpointError(
                 "cannot hand over the state of \(offers.count) sessions", why: "SC_STATE_FILE holds one", errno: EINVAL,
                 advice: "Move them one by one, or use --into")
         }
         try refuseHeldFlows(offers, in: namespace)
+        try fresh.checkFiles(layout)
     }
 
     private func searchPath(_ program: String) -> [String] {
@@ -64,7 +65,8 @@ package final class ExecHandover: HandoverDriver {
 
     package func deliver() throws(CheckpointError) -> Int32 {
         let passed = fresh.descriptors + [stateFile!.raw]
-        let environment = Self.environment(fresh.channels)
+        let sessions = fresh.sessions.map(\.session)
+        let environment = Self.environment(sessions)
         switch mode {
         case .replace:
             fresh.register(pid: getpid())
@@ -73,34 +75,41 @@ package final class ExecHandover: HandoverDriver {
             }
             throw CheckpointError("cannot start \(command[0])", result: Int(result))
         case .detached(let output):
-            pid = try Self.start(command, channels: fresh.channels, passing: passed, output: output, in: namespace)
+            pid = try Self.start(command, sessions, passing: passed, output: output, in: namespace)
             return pid
         }
     }
 
-    /// Starts the command with `passed`: the descriptors of `channels`, in their order, then the state file.
+    /// Starts the command with `passed`: the descriptors of the sessions' deliveries, in their order, then the state file.
     static func start(
-        _ command: [String], channels: [TCPChannel], passing passed: [Int32], output: Int32, in namespace: NetworkNamespace
+        _ command: [String], _ sessions: [Session], passing passed: [Int32], output: Int32, in namespace: NetworkNamespace
     ) throws(CheckpointError) -> Int32 {
-        try spawn(command, environment: environment(channels), in: namespace, standard: (-1, output, output), passing: passed, listenPID: true)
+        try spawn(command, environment: environment(sessions), in: namespace, standard: (-1, output, output), passing: passed, listenPID: true)
     }
 
     package func cleanUp() { fresh.register(pid: pid) }
 
-    private static func environment(_ channels: [TCPChannel]) -> [String] {
+    private static func environment(_ sessions: [Session]) -> [String] {
+        let deliveries = sessions.flatMap { session in session.deliveries.map { (session, $0) } }
+        // What only TCP connections have is 0 for the others.
+        let counts = deliveries.map { session, delivery -> (written: UInt64, read: UInt64) in
+            guard session.channels.indices.contains(delivery.channel) else { return (0, 0) }
+            return (session.channels[delivery.channel].bytesWritten, session.channels[delivery.channel].bytesRead)
+        }
         let own = ["LISTEN_FDS=", "LISTEN_PID=", "LISTEN_FDNAMES=", "SC_STATE_FILE=", "SC_CHANNEL_WRITTEN=", "SC_CHANNEL_READ="]
         return currentEnvironment().filter { entry in !own.contains { entry.hasPrefix($0) } } + [
-            "LISTEN_FDS=\(channels.count)", "LISTEN_FDNAMES=\(channels.map(\.name).joined(separator: ":"))",
-            "SC_STATE_FILE=/proc/self/fd/\(3 + channels.count)",
-            "SC_CHANNEL_WRITTEN=\(channels.map { String($0.bytesWritten) }.joined(separator: ","))",
-            "SC_CHANNEL_READ=\(channels.map { String($0.bytesRead) }.joined(separator: ","))",
+            "LISTEN_FDS=\(deliveries.count)", "LISTEN_FDNAMES=\(deliveries.map(\.1.name).joined(separator: ":"))",
+            "SC_STATE_FILE=/proc/self/fd/\(3 + deliveries.count)",
+            "SC_CHANNEL_WRITTEN=\(counts.map { String($0.written) }.joined(separator: ","))",
+            "SC_CHANNEL_READ=\(counts.map { String($0.read) }.joined(separator: ","))",
         ]
     }
 
     package var record: HandoverRecord { HandoverRecord(.exec, command) }
     package var processesToStop: [TargetProcess] { [] }
     package var rebuiltSessions: [Session] { fresh.sessions.map(\.session) }
-    package var keepsakes: [Int32] { fresh.descriptors }
+    /// Local channels can be made again from the sessions themselves.
+    package var keepsakes: [Int32] { fresh.connections }
     package var isLive: Bool { fresh.isLive }
 
     package func discard() { fresh.discard() }

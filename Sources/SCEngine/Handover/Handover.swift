@@ -19,8 +19,9 @@ package struct SessionOffer: Sendable, Equatable {
 ///
 /// Up to `activate` nothing reaches the client and everything can be undone; what can fail is made to fail before it.
 package protocol HandoverDriver: AnyObject {
-    /// The sessions still run elsewhere: refuse here what would fail later, and ask the receiving process.
-    func prepare(_ offers: [SessionOffer]) throws(CheckpointError)
+    /// The sessions still run elsewhere: refuse here what would fail later, and ask the receiving process. `layout`: all offers are of one session of
+    /// several processes, and these are its channels, without their queues and states.
+    func prepare(_ offers: [SessionOffer], layout: Session?) throws(CheckpointError)
     /// Builds the session, silent.
     func rebuild(_ session: Session) throws(CheckpointError)
     /// The receiving process has everything and says that it is ready.
@@ -50,23 +51,38 @@ package protocol HandoverDriver: AnyObject {
 
 extension HandoverDriver {
     package func confirm() {}
+    package func prepare(_ offers: [SessionOffer]) throws(CheckpointError) { try prepare(offers, layout: nil) }
 }
 
 /// Sessions rebuilt in fresh sockets, for the two ways that hand descriptors over.
 package final class FreshSockets {
     private let namespace: NetworkNamespace
-    package private(set) var sessions: [(session: Session, sockets: [RestoredSocket])] = []
+    private let digests = FileDigests()
+    package private(set) var sessions: [(session: Session, sockets: [RestoredSocket], locals: RestoredLocals)] = []
 
     package init(in namespace: NetworkNamespace) { self.namespace = namespace }
 
-    package var descriptors: [Int32] { sessions.flatMap { $0.sockets.map(\.raw) } }
-    package var channels: [TCPChannel] { sessions.flatMap(\.session.channels) }
+    /// What the receiver gets, in the order of the sessions' deliveries.
+    package var descriptors: [Int32] { sessions.flatMap { Self.delivered($0.session, $0.sockets.map(\.raw) + $0.locals.descriptors) } }
+    /// The TCP connections alone.
+    package var connections: [Int32] { sessions.flatMap { $0.sockets.map(\.raw) } }
     package private(set) var isLive = false
+
+    /// The descriptor of each delivery, by the channel it stands for.
+    static func delivered(_ session: Session, _ channels: [Int32]) -> [Int32] { session.deliveries.map { channels[$0.channel] } }
+
+    /// Refuses files that are not the source's, while the session still runs there.
+    package func checkFiles(_ layout: Session?) throws(CheckpointError) {
+        for channel in layout?.locals ?? [] {
+            if case .file(let state) = channel.detail { _ = try RestoredLocals.checkedFile(state, channel.flags, digests) }
+        }
+    }
 
     package func rebuild(_ session: Session) throws(CheckpointError) {
         var sockets: [RestoredSocket] = []
         for channel in session.channels { sockets.append(try RestoredSocket(channel, in: namespace)) }
-        sessions.append((session, sockets))
+        let locals = try RestoredLocals(session, connections: sockets.map(\.raw), in: namespace, digests: digests)
+        sessions.append((session, sockets, locals))
     }
 
     package func activate() throws(CheckpointError) {

@@ -32,7 +32,12 @@ package final class TransplantHandover: HandoverDriver {
         namespace = try NetworkNamespace.of(pid: pid)
     }
 
-    package func prepare(_ offers: [SessionOffer]) throws(CheckpointError) {
+    package func prepare(_ offers: [SessionOffer], layout: Session?) throws(CheckpointError) {
+        guard layout == nil else {
+            throw CheckpointError(
+                "an unmodified server cannot receive a session of several processes", why: "only TCP connections can be put into its sockets",
+                errno: EOPNOTSUPP, advice: "Use --exec or --into, or move the connection alone, without --with-ipc")
+        }
         try refuseHeldFlows(offers, in: namespace)
         for offer in offers {
             guard let state = offer.adapter, state.name == adapter.name else {

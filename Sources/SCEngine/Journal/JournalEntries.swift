@@ -50,6 +50,13 @@ package struct SourceEntry: Codable, Sendable {
         package var wasRunning: Bool
     }
 
+    /// A pipe or Unix socket of the session: its bytes are taken out when they live elsewhere.
+    package struct Local: Codable, Sendable {
+        package var pid: Int32
+        package var fd: Int32
+        package var inode: UInt64
+    }
+
     package var writer = JournalWriter.own
     package var target: TargetAddress
     package var shell: [String]
@@ -57,6 +64,10 @@ package struct SourceEntry: Codable, Sendable {
     package var sockets: [Socket]
     package var holders: [Holder]
     package var flows: [FlowText]
+    /// Of a session of several processes; nil otherwise.
+    package var locals: [Local]?
+    /// Processes that are ended once the session lives elsewhere.
+    package var ending: [Int32]?
 }
 
 /// The target's entry.

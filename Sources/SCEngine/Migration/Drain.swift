@@ -52,6 +52,11 @@ package final class Drain {
 
     package init(_ selection: DrainSelection, _ options: Options) {
         self.options = options
+        var selection = selection
+        // Whoever cannot be asked now cannot be asked to park either, and that is when it is told.
+        if let parking = (try? options.request.parking?(Set(selection.sessions.map(\.selected.channel.inode)))) ?? nil {
+            selection.separate(Set(parking.groups.map(\.socket)))
+        }
         sessions = selection.sessions
         plan = DrainPlan(groups: selection.groups, weights: options.targets.map(\.weight), largest: options.largest)
         notBefore = options.targets.map { _ in 0 }

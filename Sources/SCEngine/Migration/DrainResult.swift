@@ -26,7 +26,7 @@ package struct DrainSession {
 /// The sessions to move, found before the first one moves.
 package struct DrainSelection {
     package private(set) var sessions: [DrainSession] = []
-    /// By session: its network namespace, numbered.
+    /// By session: its network namespace, numbered; below -1 one that moves alone.
     private(set) var groups: [Int] = []
     private var namespaces: [(device: UInt64, inode: UInt64)] = []
     private var seen: Set<UInt64> = []
@@ -50,6 +50,11 @@ package struct DrainSelection {
     private mutating func add(_ session: DrainSession) {
         sessions.append(session)
         groups.append(group(of: session.selected))
+    }
+
+    /// These connections' sessions are served by several processes: each is a move of its own.
+    mutating func separate(_ sockets: Set<UInt64>) {
+        for (index, session) in sessions.enumerated() where sockets.contains(session.selected.channel.inode) { groups[index] = -2 - index }
     }
 
     /// A socket belongs to the namespace it was made in, which need not be its process's.

@@ -23,6 +23,9 @@ package struct MigrationRequest: Sendable {
     /// Finds the servers that take part among the holders of these sockets (by inode); nil: none does. Without it processes are stopped.
     package var parking: (@Sendable (Set<UInt64>) throws(CheckpointError) -> (any SessionParking)?)?
 
+    /// The sessions are one, served by several processes; nil: each connection is a session.
+    package var group: GroupOptions?
+
     package init(target: TargetAddress, handover: Handover) { (self.target, self.handover) = (target, handover) }
 }
 
@@ -35,12 +38,16 @@ package struct MigrationResult: Sendable {
     package var timeline: Timeline
     /// The target's name, and the process that has the sessions now.
     package var host: String
+    /// Of a session of several processes, as it was moved or would be.
+    package var group: GroupCapture?
 }
 
 /// Moves the sessions. On any error before the decision the sessions go on at the source and nothing is left behind.
 package final class MigrationSource {
     private let request: MigrationRequest
     private let selection: (chosen: [SelectedSession], refused: [SelectedSession])
+    /// Where the search for a group begins.
+    private let root: TargetProcess?
     package let migration = MigrationID.random()
     /// When each stage began and how long it took, also of a move that failed.
     package private(set) var timeline = Timeline()
@@ -50,7 +57,7 @@ package final class MigrationSource {
 
     /// Moves these sessions, which are of one network namespace.
     package init(_ request: MigrationRequest, moving sessions: [SelectedSession], progress: @escaping (Stage) -> Void = { _ in }) {
-        (self.request, self.progress, selection) = (request, progress, (sessions, []))
+        (self.request, self.progress, selection, root) = (request, progress, (sessions, []), nil)
     }
 
     package init(
@@ -58,8 +65,9 @@ package final class MigrationSource {
     ) throws(CheckpointError) {
         self.request = request
         self.progress = progress
+        self.root = root
         selection = try selectSessions(of: root, filter)
-        if !request.state.isEmpty, selection.chosen.count != 1 {
+        if !request.state.isEmpty, selection.chosen.count != 1, request.group == nil {
             throw CheckpointError(
                 "--state belongs to one session", why: "\(selection.chosen.count) are selected", errno: EINVAL,
                 advice: "Name one with --peer or --fd",
@@ -78,8 +86,22 @@ package final class MigrationSource {
     }
 
     package func run() throws(CheckpointError) -> MigrationResult {
-        let capture = try SessionCapture(
-            selection.chosen, isGuarded: false, parking: request.parking?(Set(selection.chosen.map(\.channel.inode))))
+        var group = try request.group.map { options throws(CheckpointError) in
+            try GroupCapture(root ?? selection.chosen[0].process, selection.chosen, options)
+        }
+        // A group is stopped as a whole: a server that parks its part alone would leave the others running.
+        let parking = group == nil ? try request.parking?(Set(selection.chosen.map(\.channel.inode))) : nil
+        if let declared = parking?.groups.first {
+            guard parking!.groups.count == 1, parking!.sockets.isSubset(of: Set(selection.chosen.map(\.channel.inode))),
+                selection.chosen.allSatisfy({ parking!.sockets.contains($0.channel.inode) })
+            else {
+                throw CheckpointError(
+                    "cannot move these sessions together", why: "one of them is served by several processes, and moves alone", errno: EOPNOTSUPP,
+                    advice: "Move them one by one, with --peer, or let drain do it")
+            }
+            group = try GroupCapture(declared, selection.chosen)
+        }
+        let capture = try SessionCapture(selection.chosen, isGuarded: false, parking: parking, group: group)
         let adapter = try chosenAdapter()
         let adapterStates = try capture.learn(adapter, options: request.adapterOptions)
         isReaching = true
@@ -91,7 +113,7 @@ package final class MigrationSource {
             refused: selection.refused.map {
                 (Flow(client: $0.channel.peerAddress ?? $0.channel.localAddress!, service: $0.channel.localAddress!), $0.channel.reason ?? "")
             },
-            blackout: 0, timeline: timeline, host: answer.host)
+            blackout: 0, timeline: timeline, host: answer.host, group: group)
         if request.dryRun {
             result.migrated = []
             return result
@@ -121,7 +143,8 @@ package final class MigrationSource {
                 pid: pid, adapter: adapter, options: options + states.compactMap { $0 }.map { "state=\($0.bytes.map(hexadecimal).joined())" })
         }
         offer.queueBytes = UInt64(selection.chosen.reduce(0) { $0 + $1.channel.receiveQueue + $1.channel.sendQueue })
-        offer.stateBytes = UInt64(request.state.count + capture.exportLimit)
+        offer.stateBytes = UInt64(request.state.count + capture.exportLimit + (capture.group?.state.count ?? 0))
+        if let group = capture.group { (offer.locals, offer.processes) = (group.channels, group.group.processes) }
         offer.deadlineMilliseconds = UInt32(clamping: request.deadline)
         offer.dryRun = request.dryRun
         offer.fence = request.fence ?? ""
@@ -133,6 +156,11 @@ package final class MigrationSource {
             let reason = answer.reasons.first ?? Reason(what: "the offer was refused", why: "no reason was given")
             throw CheckpointError(reason.what, why: reason.why, errno: reason.errno, advice: reason.advice)
         }
+        guard capture.group == nil || answer.knowsLocalChannels else {
+            throw CheckpointError(
+                "\(answer.host) cannot receive the session", why: "its program knows TCP connections only, no pipes and no Unix sockets",
+                errno: EPROTONOSUPPORT, advice: "Install the same version on both hosts, or move the connection alone, without --with-ipc")
+        }
         return answer
     }
 
@@ -143,15 +171,17 @@ package final class MigrationSource {
         let signals = BlockedSignals()
         defer { signals.restore() }
         let transaction = SourceTransaction(migration, request, capture, answer)
+        var urgency: Urgency?
         do throws(CheckpointError) {
             try stage(.prepare, link) { () throws(CheckpointError) in try transaction.prepare() }
+            urgency = Urgency()
             try stage(.park, link) { () throws(CheckpointError) in try capture.stop() }
             try stage(.freeze, link) { () throws(CheckpointError) in
                 if answer.isReturning {
-                    // The target passes these flows on to us: it parks them first, and what is already on its way still arrives here.
+                    // The target passes these flows on to us: it parks them first. What is already on its way and comes
+                    // after our own freeze is relayed with the held packets.
                     try link.report(.freeze)
                     try link.expect(.freeze)
-                    pause(microseconds: 200)
                 }
                 try transaction.freeze()
             }
@@ -172,6 +202,7 @@ package final class MigrationSource {
             try stage(.steer, link) { () throws(CheckpointError) in try transaction.steer() }
             try stage(.activate, link) { () throws(CheckpointError) in try link.expect(.activate) }
         } catch {
+            urgency?.end()
             // The conversation is over; a question about the move's standing begins a new one.
             link.sendFailure(error)
             link.cut()
@@ -182,6 +213,7 @@ package final class MigrationSource {
         } catch {
             throw transaction.leftToKeeper(error)
         }
+        urgency?.end()
         transaction.finish(link)
     }
 }

@@ -13,12 +13,16 @@ package final class MigrationTarget {
     private var journal: Journal?
     private var keeper: Keeper?
     private var fence: (any Fence)?
+    /// From the answer on: the time until the sessions come is spent waiting.
+    private var urgency: Urgency?
     /// Decides who receives the sessions of an offer, and as which user an acceptor must run (nil: any); throws the refusal.
     private let decide: (Offer) throws(CheckpointError) -> (Handover, UInt32?)
+    /// The source may have files and UDP ports of this host opened.
+    private let opensHostResources: Bool
 
     /// Without `decide` an offer gets whom it names.
     package init(
-        _ link: PeerLink, output: Int32,
+        _ link: PeerLink, output: Int32, opensHostResources: Bool = true,
         decide: @escaping (Offer) throws(CheckpointError) -> (Handover, UInt32?) = { offer throws(CheckpointError) in
             guard let handover = offer.handover else {
                 throw CheckpointError("the offer is incomplete", why: "it names no receiving process", errno: EBADMSG)
@@ -26,7 +30,7 @@ package final class MigrationTarget {
             return (handover, nil)
         }
     ) {
-        (self.link, self.output, self.decide) = (link, output, decide)
+        (self.link, self.output, self.opensHostResources, self.decide) = (link, output, opensHostResources, decide)
     }
 
     /// What was received, for the log.
@@ -85,7 +89,8 @@ package final class MigrationTarget {
                 steering?.giveBack()
                 return nil
             }
-            try receiveSessions(driver, offer.flows)
+            urgency = Urgency()
+            try receiveSessions(driver, offer)
             try driver.confirm()
             try fence?.take()
             try beginActivation()
@@ -100,6 +105,7 @@ package final class MigrationTarget {
         link.sendFailure(error)
         driver.discard()
         steering?.giveBack()
+        urgency?.end()
         // In this order: once the journal is gone, the source is told by whoever it asks that the move was given up.
         journal?.remove()
         keeper?.dismiss()
@@ -125,12 +131,23 @@ package final class MigrationTarget {
         }
         if offer.namespace != NamespaceIdentity(namespace) { try LivingFlows.refuseConflicts(offer, in: namespace) }
         let steering = try makeTargetSteering(offer, in: namespace)
-        let stateBytes = offer.flows.count == 1 ? Int(clamping: offer.stateBytes) : 0
+        let layout = offer.layout
+        if let layout {
+            try requireOwn(layout.locals, of: offer)
+            guard layout.deliveries.count < CPROC_MAX_FDS else {
+                throw CheckpointError(
+                    "\(hostName()) cannot receive the session",
+                    why: "it has \(layout.deliveries.count) descriptors, \(CPROC_MAX_FDS - 1) can be handed over",
+                    errno: E2BIG)
+            }
+        }
+        let stateBytes = offer.flows.count == 1 || layout != nil ? Int(clamping: offer.stateBytes) : 0
         do throws(CheckpointError) {
             try driver.prepare(
-                zip(offer.flows, adapterStates(handover, count: offer.flows.count)).map {
-                    SessionOffer(flow: $0, adapter: $1, stateBytes: stateBytes)
-                })
+                zip(offer.flows, adapterStates(handover, count: offer.flows.count)).enumerated().map {
+                    // The state of a session of several connections is counted once.
+                    SessionOffer(flow: $1.0, adapter: $1.1, stateBytes: layout == nil || $0 == 0 ? stateBytes : 0)
+                }, layout: layout)
         } catch {
             driver.discard()
             steering.giveBack()
@@ -181,13 +198,14 @@ package final class MigrationTarget {
         answer.addresses = steering?.addresses ?? []
         answer.isSameNamespace = offer.namespace == NamespaceIdentity(namespace)
         answer.isReturning = steering?.isReturning ?? false
+        answer.knowsLocalChannels = offer.layout != nil
         try link.send(.answer(answer))
     }
 
     /// What comes must be what was offered: the offer is what the policy has looked at.
-    private func receiveSessions(_ driver: any HandoverDriver, _ offered: [Flow]) throws(CheckpointError) {
-        let count = offered.count
-        var expected = Set(offered)
+    private func receiveSessions(_ driver: any HandoverDriver, _ offer: Offer) throws(CheckpointError) {
+        let count = offer.layout == nil ? offer.flows.count : 1
+        var expected = Set(offer.flows)
         var sessions: [Session] = []
         receiving: while true {
             switch try link.receive() {
@@ -196,6 +214,7 @@ package final class MigrationTarget {
                 guard sessions.count <= count else {
                     throw CheckpointError("the source sent more sessions than it offered", why: "\(count) were offered", errno: EPROTO)
                 }
+                try requireOffered(session, offer)
                 for channel in session.channels where expected.remove(Flow(channel)) == nil {
                     throw CheckpointError("the source sent a session that it had not offered", why: "\(Flow(channel))", errno: EPROTO)
                 }
@@ -206,7 +225,7 @@ package final class MigrationTarget {
             default: throw CheckpointError("the source lost its place in the conversation", why: "sessions were expected", errno: EPROTO)
             }
         }
-        guard sessions.count == count else {
+        guard sessions.count == count, expected.isEmpty else {
             throw CheckpointError("the source sent \(sessions.count) sessions", why: "\(count) were offered", errno: EPROTO)
         }
         let toStop = driver.processesToStop.filter { !$0.isStopped }.map { String($0.pid) }
@@ -225,6 +244,23 @@ package final class MigrationTarget {
             try withExtendedLifetime(file) { () throws(CheckpointError) in try keeper?.give(driver.keepsakes + [file.raw]) }
             try link.expect(.decide)
         }
+    }
+
+    /// Pipes, sockets and files may have come and gone since the offer.
+    private func requireOffered(_ session: Session, _ offer: Offer) throws(CheckpointError) {
+        guard session.processes.isEmpty == (offer.layout == nil) else {
+            throw CheckpointError("the source sent a session that it had not offered", why: "its processes are others", errno: EPROTO)
+        }
+        try requireOwn(session.locals, of: offer)
+    }
+
+    /// A file or a port of this host is opened with this program's rights, so a stranger must not be able to name it.
+    private func requireOwn(_ locals: [LocalChannel], of offer: Offer) throws(CheckpointError) {
+        guard !opensHostResources, let channel = locals.first(where: { $0.kind == "file" || $0.kind == "udp" }) else { return }
+        throw CheckpointError(
+            "\(hostName()) refuses the offer of \(offer.host)", why: "it opens no file and no port for another host: \(channel.localText)",
+            errno: EACCES,
+            advice: "Leave it behind with --leave, or move over ssh")
     }
 
     /// The point of no return of this end; it is on disk before a packet leaves.
@@ -247,6 +283,7 @@ package final class MigrationTarget {
             }
             try steering?.release()
             try? link.report(.activate)
+            urgency?.end()
             try fence?.settle()
             // The client is served; the rest is tidying up, with programs that take milliseconds.
             driver.cleanUp()

@@ -131,13 +131,13 @@ package final class SourceRecovery {
     /// The sockets were emptied for a target in the same namespace; their sessions are in the keeper's file.
     private func takeBack() {
         guard let file = kept.files.first, let sessions = try? readSessionFile(file), let namespace else { return }
-        for (socket, session) in zip(sockets, sessions) {
+        for (socket, channel) in zip(sockets, sessions.flatMap(\.untouched)) {
             // A socket that still has its connection was not emptied yet.
             if socket.view.peer != nil {
                 socket.giveBack()
                 continue
             }
-            SCEngine.takeBack(session, into: socket, in: namespace)
+            SCEngine.takeBack(channel, into: socket, in: namespace)
         }
     }
 
@@ -146,6 +146,7 @@ package final class SourceRecovery {
         try steering?.steer()
         try steering?.release()
         try end()
+        endLocals()
         continueHolders()
         steering?.finish()
         if let steering, let namespace {
@@ -163,6 +164,13 @@ package final class SourceRecovery {
             SessionRegistry.remove(socket.raw)
             try socket.letGo()
         }
+    }
+
+    /// The bytes in flight between the processes live elsewhere. Once the processes have gone on, what is in there is theirs.
+    private func endLocals() {
+        guard areHoldersStopped else { return }
+        SourceEntry.Local.empty(entry.locals ?? [])
+        for pid in entry.ending ?? [] { _ = (try? TargetProcess(pid: pid))?.signal(SIGKILL) }
     }
 
     private func continueHolders() {

@@ -29,7 +29,7 @@ final class SourceTransaction {
             migration, .source,
             SourceEntry(
                 target: request.target, shell: request.shell, program: request.program, sockets: record.sockets, holders: record.holders,
-                flows: capture.flows.map(FlowText.init)))
+                flows: capture.flows.map(FlowText.init), locals: capture.group?.journalRecord, ending: capture.group?.processesToEnd.map(\.pid)))
         let keepsakes = capture.keepsakes
         let keeper = try Keeper(for: migration, .source, capacity: keepsakes.count + 1)
         self.keeper = keeper
@@ -67,7 +67,9 @@ final class SourceTransaction {
     /// After the activation: the held packets go to the target, and the connections end here without one.
     func release() throws(CheckpointError) {
         try steering?.release()
-        if local == nil { try capture.letGo() } else { capture.resume() }
+        guard local != nil else { return try capture.letGo() }
+        capture.group?.letGo()
+        capture.resume()
     }
 
     /// The move is done: first this end forgets it, then the other one may.
@@ -152,17 +154,19 @@ private final class LocalReturn {
     }
 
     func takeBack() {
-        for (socket, session) in zip(capture.sockets, sessions) { SCEngine.takeBack(session, into: socket, in: capture.namespace) }
+        for (socket, channel) in zip(capture.sockets, sessions.flatMap(\.untouched)) {
+            SCEngine.takeBack(channel, into: socket, in: capture.namespace)
+        }
     }
 }
 
-/// Puts a session back into the socket that it was let go from. The target tells of its failure before it has closed its own sockets, and until then
+/// Puts a connection back into the socket that it was let go from. The target tells of its failure before it has closed its own sockets, and until then
 /// theirs are the 4-tuples.
-func takeBack(_ session: Session, into socket: HeldSocket, in namespace: NetworkNamespace) {
+func takeBack(_ channel: TCPChannel, into socket: HeldSocket, in namespace: NetworkNamespace) {
     let deadline = Deadline(milliseconds: 5000)
     while true {
         do throws(CheckpointError) {
-            return try RestoredSocket(session.untouched, onto: socket.duplicate(), in: namespace, isInPlace: true).activate()
+            return try RestoredSocket(channel, onto: socket.duplicate(), in: namespace, isInPlace: true).activate()
         } catch {
             guard error.errno == EADDRNOTAVAIL, !deadline.hasPassed else { return }
             pause(microseconds: 1000)

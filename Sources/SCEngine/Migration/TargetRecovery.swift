@@ -124,10 +124,19 @@ package final class TargetRecovery {
             // The dead process may have started it: then the new process has the sockets.
             if let holder = holder() { return holder }
             let state = try makeStateFile(sessions.first { !$0.state.isEmpty }?.state ?? [])
-            return try withExtendedLifetime(state) { () throws(CheckpointError) in
-                try ExecHandover.start(
-                    entry.handover.arguments, channels: sessions.flatMap(\.channels), passing: kept.tcp.map(\.raw) + [state.raw],
-                    output: -1, in: namespace)
+            // What joins the session's processes went with the dead one, untouched: it is made again.
+            var connections = kept.tcp.map(\.raw)
+            var locals: [RestoredLocals] = []
+            var passed: [Int32] = []
+            for session in sessions {
+                let own = Array(connections.prefix(session.channels.count))
+                connections.removeFirst(own.count)
+                let restored = try RestoredLocals(session, connections: own, in: namespace)
+                locals.append(restored)
+                passed += FreshSockets.delivered(session, own + restored.descriptors)
+            }
+            return try withExtendedLifetime((state, locals)) { () throws(CheckpointError) in
+                try ExecHandover.start(entry.handover.arguments, sessions, passing: passed + [state.raw], output: -1, in: namespace)
             }
         }
     }

@@ -27,7 +27,8 @@ package func channelGraph(_ found: [(process: TargetProcess, channels: [Channel]
     return (lines + ["}"]).joined(separator: "\n")
 }
 
-private func quoted(_ text: String) -> String {
+/// A text as a quoted id of the language of dot(1).
+package func quoted(_ text: String) -> String {
     var result = "\""
     for character in text {
         switch character {

@@ -33,13 +33,15 @@ package struct Prober {
         switch stat.mode & UInt32(S_IFMT) {
         case UInt32(S_IFSOCK): channel = socketChannel(fd, SocketView(descriptor.raw))
         case UInt32(S_IFIFO):
+            // A named one has a path of its own, and readers and writers that nobody knows.
+            let isNamed = process.link(of: fd)?.hasPrefix("/") == true
             channel = Channel(
-                fd: fd, kind: .pipe, state: accessMode(descriptor.raw),
-                reason: "pipes are moved with the processes that share them, not yet by this tool")
+                fd: fd, kind: .pipe, state: accessMode(descriptor.raw), reason: isNamed ? "a named pipe: the receiver opens its own" : nil)
             channel.receiveQueue = max(0, Int(cproc_siocinq(descriptor.raw)))
         case UInt32(S_IFREG):
-            channel = Channel(fd: fd, kind: .file, state: accessMode(descriptor.raw), reason: "a file: the receiver opens its own")
+            channel = Channel(fd: fd, kind: .file, state: accessMode(descriptor.raw))
             channel.local = process.link(of: fd) ?? ""
+            if channel.local.hasPrefix("/memfd:") || channel.local.hasSuffix(" (deleted)") { channel.reason = "the receiver has no such file" }
         default:
             channel = Channel(fd: fd, kind: .other, state: "", reason: "not part of a session")
             channel.local = process.link(of: fd) ?? ""
@@ -61,14 +63,14 @@ package struct Prober {
         case (AF_INET, Int32(SOCK_STREAM.rawValue)), (AF_INET6, Int32(SOCK_STREAM.rawValue)):
             return tcpChannel(fd, socket)
         case (AF_INET, Int32(SOCK_DGRAM.rawValue)), (AF_INET6, Int32(SOCK_DGRAM.rawValue)):
-            var channel = Channel(fd: fd, kind: .udp, state: socket.peer == nil ? "UNCONN" : "ESTABLISHED", reason: "UDP sockets are not moved yet")
+            var channel = Channel(fd: fd, kind: .udp, state: socket.peer == nil ? "UNCONN" : "ESTABLISHED")
+            if socket.peer == nil { channel.reason = "a UDP socket without a peer is part of the server, not of a session" }
             channel.local = socket.local?.description ?? ""
             channel.peer = socket.peer?.description ?? ""
             channel.receiveQueue = max(0, Int(cproc_siocinq(socket.fd)))
             return channel
         case (AF_UNIX, _):
-            var channel = Channel(
-                fd: fd, kind: .unix, state: "", reason: "Unix sockets are moved with the processes that share them, not yet by this tool")
+            var channel = Channel(fd: fd, kind: .unix, state: "")
             channel.receiveQueue = max(0, Int(cproc_siocinq(socket.fd)))
             return channel
         default:
@@ -109,6 +111,7 @@ package struct Prober {
         for index in channels.indices where channels[index].kind == .unix {
             guard let entry = sockets.byInode[channels[index].inode] else { continue }
             channels[index].state = entry.state
+            if entry.state != "ESTABLISHED" { channels[index].reason = "a Unix socket that is not connected is part of the server, not of a session" }
             channels[index].local = entry.name
             channels[index].peerInode = entry.peer
             channels[index].peer = sockets.byInode[entry.peer]?.name ?? ""
@@ -143,6 +146,10 @@ package struct UnixSockets {
         package var state: String
         package var peer: UInt64
         package var sendQueue: Int
+        /// SOCK_STREAM 1, SOCK_DGRAM 2, SOCK_SEQPACKET 5.
+        package var type: Int32
+        /// RCV_SHUTDOWN 1, SEND_SHUTDOWN 2.
+        package var shutdown: UInt8
     }
 
     package private(set) var byInode: [UInt64: Entry] = [:]
@@ -159,7 +166,9 @@ package struct UnixSockets {
                 let name = withUnsafeBytes(of: socket.name) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
                 let state = TCPState(rawValue: socket.state)?.name ?? ""
                 Unmanaged<Box>.fromOpaque(context!).takeUnretainedValue().entries[socket.inode] =
-                    Entry(name: name, state: state, peer: socket.peer_inode, sendQueue: Int(socket.send_queue))
+                    Entry(
+                        name: name, state: state, peer: socket.peer_inode, sendQueue: Int(socket.send_queue), type: Int32(socket.type),
+                        shutdown: socket.shutdown)
                 return 0
             }, { Unmanaged<Box>.fromOpaque($0!).takeUnretainedValue().entries = [:] }, Unmanaged.passUnretained(box).toOpaque())
         try check(result, "cannot list the Unix sockets")

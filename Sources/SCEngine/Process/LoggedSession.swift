@@ -133,13 +133,13 @@ extension AdapterState {
 }
 
 extension Session {
-    /// The connection as it was at its source: what was put back for a successor taken away again.
-    var untouched: TCPChannel {
-        var channel = channels[0]
+    /// The connections as they were at their source: what was put back for a successor taken away again.
+    var untouched: [TCPChannel] {
+        var channels = channels
         let count = adapter?.repetition?.input ?? 0
-        channel.receiveQueue.removeFirst(min(channel.receiveQueue.count, Int(clamping: count)))
-        channel.bytesRead &+= count
-        return channel
+        channels[0].receiveQueue.removeFirst(min(channels[0].receiveQueue.count, Int(clamping: count)))
+        channels[0].bytesRead &+= count
+        return channels
     }
 
     /// Refuses a session that needs a server with a log, where there is none.

@@ -12,8 +12,40 @@ package struct ParkedSession: Sendable, Equatable {
     /// What it had read since its export, of a server that could not be asked.
     package var input: [UInt8] = []
     package var repetition: Repetition?
+    /// Of a session of several processes: what each said, in the order of the group's parts.
+    package var parts: [PartState] = []
+
+    /// What one process of several said.
+    package struct PartState: Sendable, Equatable {
+        package var name: String
+        package var state: [UInt8]
+        package var stateVersion: UInt32
+
+        package init(name: String, state: [UInt8], stateVersion: UInt32) { (self.name, self.state, self.stateVersion) = (name, state, stateVersion) }
+    }
 
     package init(state: [UInt8], stateVersion: UInt32, role: String) { (self.state, self.stateVersion, self.role) = (state, stateVersion, role) }
+}
+
+/// A session that several servers have declared to serve together (sc_join).
+package struct DeclaredGroup: Sendable {
+    package struct Part: Sendable {
+        /// What it does in the session, as in `worker`.
+        package var name: String
+        package var pid: Int32
+        /// Its numbers of the session's channels, and what it calls them.
+        package var descriptors: [(fd: Int32, role: String)]
+
+        package init(name: String, pid: Int32, descriptors: [(fd: Int32, role: String)]) {
+            (self.name, self.pid, self.descriptors) = (name, pid, descriptors)
+        }
+    }
+
+    /// Its TCP connection that was asked about, by inode.
+    package var socket: UInt64
+    package var parts: [Part]
+
+    package init(socket: UInt64, parts: [Part]) { (self.socket, self.parts) = (socket, parts) }
 }
 
 /// Takes the place of stopping processes for the sessions that it knows. After `park`, one of `resume` and `gone`; when neither comes, because this
@@ -21,6 +53,8 @@ package struct ParkedSession: Sendable, Equatable {
 package protocol SessionParking: AnyObject {
     /// Sockets, by inode, whose servers take part.
     var sockets: Set<UInt64> { get }
+    /// The sessions among them that several processes serve.
+    var groups: [DeclaredGroup] { get }
     /// Those that can be taken from servers that do not answer, by what they keep in shared memory.
     var logged: Set<UInt64> { get }
     /// How many of those have no server any longer.

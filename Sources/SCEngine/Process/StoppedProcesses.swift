@@ -36,6 +36,34 @@ package final class StoppedProcesses {
         stopped.append(Stopped(process: process, wasStopped: result >= CPROC_ALREADY_STOPPED))
     }
 
+    /// Asks processes to stop themselves at a point of their own choice, by a signal to each, and waits until all have. One that is late is called off
+    /// by SIGCONT, like those that were in time.
+    package func park(_ processes: [TargetProcess], by signal: Int32, timeout: Int32) throws(CheckpointError) {
+        for process in processes {
+            guard !process.isStopped else {
+                throw CheckpointError(
+                    "process \(process.pid) (\(process.command)) cannot park", why: "it is stopped already", errno: EBUSY,
+                    advice: "Continue it first: kill -CONT \(process.pid)")
+            }
+        }
+        for process in processes {
+            arm(process)
+            try check(process.signal(signal), "cannot ask process \(process.pid) (\(process.command)) to park")
+            stopped.append(Stopped(process: process, wasStopped: false))
+        }
+        let deadline = Deadline(milliseconds: Int(timeout))
+        for process in processes {
+            let result = process.waitStopped(timeout: deadline.remainingMilliseconds)
+            guard result == -ETIMEDOUT else {
+                try check(result, "process \(process.pid) (\(process.command)) has ended instead of parking")
+                continue
+            }
+            throw CheckpointError(
+                "process \(process.pid) (\(process.command)) did not park", why: "it had not stopped itself \(timeout) ms after signal \(signal)",
+                errno: ETIMEDOUT, advice: "It has to finish what it is at, write its state and raise SIGSTOP; see docs/local-channels.md")
+        }
+    }
+
     /// Lets all go on.
     package func resume() {
         for entry in stopped where !entry.wasStopped { entry.process.continueRunning() }

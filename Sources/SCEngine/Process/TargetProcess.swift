@@ -43,6 +43,12 @@ package final class TargetProcess: Sendable {
     /// SIGSTOP, and a wait until all threads stand still; a CProc result (`cproc_stop`).
     func stop(timeout: Int32) -> Int32 { cproc_stop(pid, pidfd.raw, timeout) }
 
+    /// Sends a signal.
+    func signal(_ number: Int32) -> Int32 { cproc_pidfd_send_signal(pidfd.raw, number) }
+
+    /// Waits until all threads stand still, by the process's own doing; a CProc result (`cproc_wait_stopped`).
+    func waitStopped(timeout: Int32) -> Int32 { cproc_wait_stopped(pid, pidfd.raw, timeout) }
+
     /// A guard that continues the process should this tool die (`cproc_stop_guard`); its pipe, or -errno.
     func startStopGuard() -> Int32 { cproc_stop_guard(pidfd.raw) }
 
@@ -85,6 +91,18 @@ package final class TargetProcess: Sendable {
                 guard let child = Int32(child), let process = try? TargetProcess(pid: child) else { continue }
                 result += process.tree()
             }
+        }
+        return result
+    }
+
+    /// Its parent, that one's parent, and so on.
+    package var ancestors: [Int32] {
+        var (result, current): ([Int32], Int32) = ([], pid)
+        while current > 1, result.count < 64, let text = readText("/proc/\(current)/stat"), let end = text.lastIndex(of: ")") {
+            let fields = text[text.index(after: end)...].split(separator: " ")
+            guard fields.count > 1, let parent = Int32(fields[1]), parent > 0 else { break }
+            result.append(parent)
+            current = parent
         }
         return result
     }

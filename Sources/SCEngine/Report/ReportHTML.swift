@@ -152,7 +152,7 @@ package func escaped(_ text: String) -> String {
 }
 
 /// A number with its digits in groups of three.
-private func grouped(_ number: Int) -> String {
+package func grouped(_ number: Int) -> String {
     var result = ""
     for (index, digit) in String(number).reversed().enumerated() {
         if index > 0, index % 3 == 0 { result.append("\u{202f}") }
@@ -161,8 +161,8 @@ private func grouped(_ number: Int) -> String {
     return String(result.reversed())
 }
 
-/// A time of day, in UTC: the two hosts may be in different zones.
-private func timeText(_ nanoseconds: UInt64) -> String {
+/// A point in time, nanoseconds since 1970, in UTC: the two hosts may be in different zones.
+package func timeText(_ nanoseconds: UInt64) -> String {
     var seconds = time_t(nanoseconds / 1_000_000_000)
     var parts = tm()
     gmtime_r(&seconds, &parts)

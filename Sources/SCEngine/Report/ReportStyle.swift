@@ -1,6 +1,6 @@
 // The style sheet of a report: light and dark by the reader's own setting, and readable on paper.
 
-let reportStyle = """
+package let reportStyle = """
     :root { --page: #fbfbfa; --text: #1c2126; --muted: #5f6b76; --line: #e2e5e8; --source: #2f6fb5; --target: #1b8a6b;
       --failed: #c22f3d; --blackout: #f3e6c8; --blackout-text: #7a5a12; --good: #1b7a55; --card: #ffffff; }
     @media (prefers-color-scheme: dark) {

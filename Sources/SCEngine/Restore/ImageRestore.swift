@@ -18,11 +18,13 @@ package struct ImageRestore {
     /// moment, and taken back into the hold when the restore fails.
     package func run() throws(CheckpointError) -> Int32 {
         let offers = sessions.flatMap { session in
-            session.channels.map { SessionOffer(flow: Flow($0), adapter: session.adapter, stateBytes: session.state.count) }
+            session.channels.enumerated().map {
+                SessionOffer(flow: Flow($1), adapter: session.adapter, stateBytes: $0 == 0 ? session.state.count : 0)
+            }
         }
         var local: [(record: HoldRecord, socket: HeldSocket, channel: TCPChannel)] = []
         do throws(CheckpointError) {
-            try driver.prepare(offers)
+            try driver.prepare(offers, layout: try layout())
             local = try releaseLocalHolds()
             for session in sessions { try driver.rebuild(session) }
             try driver.consent()
@@ -33,6 +35,7 @@ package struct ImageRestore {
         }
         for entry in local {
             HoldMute(namespace).remove([entry.record.flow])
+            SourceEntry.Local.empty(entry.record.locals)
             entry.record.continueProcesses()
             entry.record.remove()
         }
@@ -46,6 +49,17 @@ package struct ImageRestore {
             error.outcome = .needsRecovery
             throw error
         }
+    }
+
+    /// The session of several processes among them, which has to be alone.
+    private func layout() throws(CheckpointError) -> Session? {
+        guard let session = sessions.first(where: { !$0.processes.isEmpty }) else { return nil }
+        guard sessions.count == 1 else {
+            throw CheckpointError(
+                "cannot restore \(sessions.count) sessions together", why: "session \(session.id) is one of several processes", errno: EINVAL,
+                advice: "Restore it from an image of its own")
+        }
+        return session
     }
 
     private func releaseLocalHolds() throws(CheckpointError) -> [(record: HoldRecord, socket: HeldSocket, channel: TCPChannel)] {
@@ -95,7 +109,7 @@ package func imageFailure(_ error: ImageError, _ path: String) -> CheckpointErro
     switch error {
     case .io(let number, let operation):
         CheckpointError("\(operation) \(path) failed", result: Int(-number))
-    case .unsupportedVersion:
+    case .unsupportedVersion, .unknownRequiredRecord:
         CheckpointError(
             "cannot read the image \(path)", why: error.description, errno: EPROTONOSUPPORT, advice: "Use the version of sc-checkpoint that wrote it")
     default:

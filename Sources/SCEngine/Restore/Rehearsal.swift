@@ -15,16 +15,9 @@ package struct Difference: Sendable, Equatable {
 package struct Rehearsal {
     private let namespace: NetworkNamespace
 
-    /// A namespace with the services' addresses on its loopback, and every route through it.
     package init(for sessions: [Session]) throws(CheckpointError) {
-        namespace = try NetworkNamespace.make()
-        let addresses = Set(sessions.flatMap { $0.channels.map(\.local.address.unmapped) })
-        var lines: [String] = []
-        for address in addresses where !(address.bytes.first == 127 && !address.isIPv6) && address != IPAddress("::1") {
-            lines.append(address.isIPv6 ? "address add \(address)/128 dev lo nodad" : "address add \(address)/32 dev lo")
-        }
-        lines += ["route add default dev lo", "route add ::/0 dev lo"]
-        try runChecked(["ip", "-force", "-batch", "-"], input: lines.joined(separator: "\n") + "\n", in: namespace)
+        let datagrams = sessions.flatMap(\.locals).compactMap { if case .udp(let state) = $0.detail { state.local.address.unmapped } else { nil } }
+        namespace = try makeNamespace(with: Set(sessions.flatMap { $0.channels.map(\.local.address.unmapped) } + datagrams))
     }
 
     /// The differences of one channel; throws what a restore would throw.
@@ -35,6 +28,14 @@ package struct Rehearsal {
         let held = HeldSocket(OwnedDescriptor(try check(copy, "cannot duplicate the rebuilt socket")), fd: channel.fd)
         let baseline = try OptionBaseline(in: namespace, ipv6: channel.isIPv6Socket)
         return Self.compare(channel, try held.dump(options: baseline))
+    }
+
+    /// Makes the local channels of a session with what waits in them; throws what a restore would throw.
+    package func runLocals(_ session: Session) throws(CheckpointError) {
+        if session.locals.isEmpty { return }
+        // Any socket stands in for a connection whose descriptor is in flight.
+        let stand = try namespace.socket(family: AF_INET, type: Int32(SOCK_STREAM.rawValue))
+        _ = try RestoredLocals(session, connections: session.channels.map { _ in stand.raw }, in: namespace)
     }
 
     static func compare(_ image: TCPChannel, _ rebuilt: TCPChannel) -> [Difference] {
@@ -69,4 +70,16 @@ package struct Rehearsal {
         }
         return result
     }
+}
+
+/// A namespace with these addresses on its loopback, and every route through it.
+func makeNamespace(with addresses: Set<IPAddress>) throws(CheckpointError) -> NetworkNamespace {
+    let namespace = try NetworkNamespace.make()
+    var lines: [String] = []
+    for address in addresses where !(address.bytes.first == 127 && !address.isIPv6) && address != IPAddress("::1") {
+        lines.append(address.isIPv6 ? "address add \(address)/128 dev lo nodad" : "address add \(address)/32 dev lo")
+    }
+    lines += ["route add default dev lo", "route add ::/0 dev lo"]
+    try runChecked(["ip", "-force", "-batch", "-"], input: lines.joined(separator: "\n") + "\n", in: namespace)
+    return namespace
 }

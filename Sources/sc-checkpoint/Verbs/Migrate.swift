@@ -16,6 +16,7 @@ struct Migrate: ParsableCommand {
 
             EXAMPLE
               sc-checkpoint migrate 812 --peer 192.0.2.7:40112 --to root@hostb --onto 790 --adapter http
+              sc-checkpoint migrate 812 --peer 192.0.2.7:40112 --with-ipc --to root@hostb --into /run/server.acceptor
               sc-checkpoint migrate 812 --all --to unix:/run/receiver.sock --exec -- /usr/sbin/server --adopt
             """)
 
@@ -26,6 +27,9 @@ struct Migrate: ParsableCommand {
     @OptionGroup var handover: HandoverOptions
     @OptionGroup var move: MoveOptions
     @Option(name: .long, help: ArgumentHelp("Application state for the receiver.", valueName: "FILE")) var state: String?
+    @OptionGroup var group: GroupArguments
+    @Flag(name: .long, help: "With --with-ipc: end the session's own processes once it has moved; otherwise they see an aborted client.")
+    var endProcesses = false
     @Option(name: .long, help: ArgumentHelp("Milliseconds that the target may be silent.", valueName: "MS")) var deadline = 10_000
     @Option(name: .long, help: ArgumentHelp("Write a page for a person: timeline, sessions, what failed.", valueName: "FILE")) var report: String?
     @Flag(name: .long, help: "One JSON document.") var json = false
@@ -44,6 +48,7 @@ struct Migrate: ParsableCommand {
         var dry_run: Bool
         var sessions: [Moved]
         var refusals: [Kept]
+        var group: GroupJSON?
     }
 
     func run() throws {
@@ -64,7 +69,13 @@ struct Migrate: ParsableCommand {
 
     private func run(_ request: MigrationRequest, _ recorder: ReportRecorder?) throws -> MigrationResult {
         let root = try TargetProcess(pid: pid)
-        let filter = try filters.filter(all: all)
+        var (request, filter) = (request, try filters.filter(all: all))
+        request.group = try group.options(root, named: filters.fd, &filter, statePath: state, parkDeadline: move.parking.parkDeadline)
+        request.group?.endsProcesses = endProcesses
+        if request.group != nil, case .onto = request.handover { throw groupWithAdapter }
+        if endProcesses, request.group == nil {
+            throw CheckpointError("--end-processes goes with --with-ipc", why: "it was not given", errno: EINVAL, outcome: .usage)
+        }
         recorder?.found(root, filter)
         let source = try MigrationSource(request, of: root, filter) { stage in
             recorder?.began(stage)
@@ -104,7 +115,8 @@ struct Migrate: ParsableCommand {
                     .init(name: $0.stage.rawValue, start_us: Double($0.start) / 1000, duration_us: Double($0.duration) / 1000)
                 }, target: result.host, dry_run: move.dryRun,
                 sessions: result.migrated.map { .init(peer: $0.client.description, local: $0.service.description) },
-                refusals: result.refused.map { .init(peer: $0.flow.client.description, local: $0.flow.service.description, reason: $0.reason) }))
+                refusals: result.refused.map { .init(peer: $0.flow.client.description, local: $0.flow.service.description, reason: $0.reason) },
+                group: result.group.map(GroupJSON.init)))
     }
 
     private func printTimeline(_ result: MigrationResult) {
@@ -115,8 +127,10 @@ struct Migrate: ParsableCommand {
                 Stage.allCases.map {
                     [$0.rawValue, $0.row.source, $0.row.target, $0.row.undo.text, $0.row.waitsForPeer ? "\(deadline) ms" : "-"]
                 })
+            if let group = result.group { printGroup(group) }
             return Terminal.print("\(result.host) would receive; nothing was moved")
         }
+        if let group = result.group { printGroup(group) }
         let total = max(1, result.blackout)
         let begin = result.timeline.entries.first { $0.stage == .park }?.start ?? 0
         Terminal.table(

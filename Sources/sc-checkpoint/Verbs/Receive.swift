@@ -83,7 +83,7 @@ struct Receive: ParsableCommand {
         let peer = from
         let numbers = (load ?? "").split(separator: ":").compactMap { UInt64($0) }
         let load = numbers.count == 2 ? Load(sessions: Int(clamping: numbers[0]), bytes: numbers[1]) : Load()
-        return MigrationTarget(link, output: output) { offer throws(CheckpointError) in
+        return MigrationTarget(link, output: output, opensHostResources: peer == nil) { offer throws(CheckpointError) in
             switch policy.decide(peer: peer, offer: offer, load: load) {
             case .accept(let acceptance):
                 var report = WorkerReport(role: "target", outcome: "accepted")

@@ -12,12 +12,18 @@ struct Restore: ParsableCommand {
             EXAMPLE
               sc-checkpoint restore session.sci --exec -- socat FD:3 -
               sc-checkpoint restore session.sci --onto 812 --adapter http
+              sc-checkpoint restore archive:3fa9 --replay -- nginx -c /tmp/copy.conf -g 'daemon off;'
+
+            --replay starts the command as a fresh server in a network namespace of its own, gives it what the session's server had not read yet, from
+            the client's address, and writes its answer to standard output.
             """)
 
-    @Argument(help: "The image; - is standard input.") var image: String
+    @Argument(help: "The image; - is standard input, archive:ID one of the archive.") var image: String
     @OptionGroup var handover: HandoverOptions
     @Flag(name: .long, help: "With --exec: start the command in the background, its output discarded, and return.") var detach = false
     @Flag(name: .long, help: "Rehearse in a throw-away network namespace and say what would differ.") var dryRun = false
+    @OptionGroup var replay: ReplayOptions
+    @OptionGroup var archive: ArchiveOptions
     @Option(name: .long, help: ArgumentHelp("Time in milliseconds that an acceptor has for each answer.", valueName: "MS")) var deadline = 5000
     @Flag(name: .long, help: "One JSON document.") var json = false
 
@@ -32,9 +38,10 @@ struct Restore: ParsableCommand {
     }
 
     func run() throws {
+        if replay.replay { return try replay.run(archive.load(image).sessions, handover, json: json) }
         // A wrong command line is told of before the image is looked for.
         if !dryRun { _ = try handover.handover() }
-        let (_, _, sessions) = try loadImage(image)
+        let sessions = try archive.load(image).sessions
         if dryRun { return try rehearse(sessions) }
         guard !sessions.isEmpty else {
             throw CheckpointError(
@@ -62,6 +69,7 @@ struct Restore: ParsableCommand {
         let rehearsal = try Rehearsal(for: sessions)
         var rows: [Rehearsed.Row] = []
         for session in sessions {
+            try rehearsal.runLocals(session)
             for channel in session.channels {
                 for difference in try rehearsal.run(channel) {
                     rows.append(

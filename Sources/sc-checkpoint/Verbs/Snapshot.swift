@@ -14,6 +14,7 @@ struct Snapshot: ParsableCommand {
 
             EXAMPLE
               sc-checkpoint snapshot 812 --peer 192.0.2.7:40112 -o session.sci
+              sc-checkpoint snapshot 812 --peer 192.0.2.7:40112 --with-ipc -o session.sci
             """)
 
     @Argument(help: "The process.") var pid: Int32
@@ -24,6 +25,8 @@ struct Snapshot: ParsableCommand {
     @Option(name: .long, help: ArgumentHelp("Application state to put into the image.", valueName: "FILE")) var state: String?
     @Option(name: .long, help: "Write down the protocol's position as well, for restore --onto: http or raw.") var adapter: String?
     @OptionGroup var adapterOptions: AdapterOptions
+    @OptionGroup var group: GroupArguments
+    @Option(name: .long, help: ArgumentHelp("With --park-signal: milliseconds that the processes have.", valueName: "MS")) var parkDeadline = 1000
     @Flag(name: .long, help: "One JSON document.") var json = false
 
     private struct Document: Encodable {
@@ -33,6 +36,7 @@ struct Snapshot: ParsableCommand {
         var taken: Bool
         var refused: [Skipped]
         var stopped: [Int32]
+        var group: GroupJSON?
     }
 
     func run() throws {
@@ -40,14 +44,18 @@ struct Snapshot: ParsableCommand {
         let state = try readState(self.state)
         let chosen = try adapter.map { try SCEngine.adapter(named: $0) }
         let options = try adapterOptions.values()
-        let selection = try selectSessions(of: root, filters.filter(all: all))
-        if !state.isEmpty, selection.chosen.count != 1 {
+        var filter = try filters.filter(all: all)
+        let groupOptions = try group.options(root, named: filters.fd, &filter, statePath: self.state, parkDeadline: parkDeadline)
+        let selection = try selectSessions(of: root, filter)
+        if !state.isEmpty, selection.chosen.count != 1, groupOptions == nil {
             throw CheckpointError(
                 "--state belongs to one session", why: "\(selection.chosen.count) are selected", errno: EINVAL,
                 advice: "Name one with --peer or --fd",
                 outcome: .usage)
         }
-        let capture = try SessionCapture(selection.chosen)
+        let group = try groupOptions.map { try GroupCapture(root, selection.chosen, $0) }
+        if group != nil, chosen != nil { throw groupWithAdapter }
+        let capture = try SessionCapture(selection.chosen, group: group)
         let adapterStates = try capture.learn(chosen, options: options)
         var ids: [SessionID] = []
         var stopped: [Int32] = []
@@ -62,7 +70,7 @@ struct Snapshot: ParsableCommand {
             try store(sessions, of: root)
             ids = sessions.map(\.id)
         }
-        report(ids, selection.refused, stopped)
+        report(ids, selection.refused, stopped, group)
     }
 
     private func store(_ sessions: [Session], of root: TargetProcess) throws(CheckpointError) {
@@ -87,16 +95,20 @@ struct Snapshot: ParsableCommand {
         }
     }
 
-    private func report(_ ids: [SessionID], _ refused: [SelectedSession], _ stopped: [Int32]) {
+    private func report(_ ids: [SessionID], _ refused: [SelectedSession], _ stopped: [Int32], _ group: GroupCapture?) {
         let skipped = refused.map { Document.Skipped(local: $0.channel.local, peer: $0.channel.peer, reason: $0.channel.reason ?? "") }
         if json {
             if output != "-" {
-                Terminal.json(Document(image: output, sessions: ids.map(\.description), taken: take, refused: skipped, stopped: stopped))
+                Terminal.json(
+                    Document(
+                        image: output, sessions: ids.map(\.description), taken: take, refused: skipped, stopped: stopped,
+                        group: group.map(GroupJSON.init)))
             }
             return
         }
         for entry in skipped { Terminal.note("left out \(entry.local) <- \(entry.peer): \(entry.reason)") }
         if output != "-" {
+            if let group { printGroup(group) }
             Terminal.print("\(take ? "took" : "wrote") \(ids.count) session\(ids.count == 1 ? "" : "s") \(take ? "and wrote" : "to") \(output)")
         }
         if !stopped.isEmpty {

@@ -30,9 +30,7 @@ static void drop(struct offered *offered) {
     *offered = (struct offered){.session = -1, .state = -1};
 }
 
-static void serve_in_child(struct offered *offered) {
-    if (fork() != 0)
-        return drop(offered);
+static _Noreturn void serve_offered(struct offered *offered) {
     // Another name than the acceptor's, so that a test can kill that one alone.
     prctl(PR_SET_NAME, "sc-streaming");
     struct options options = {.chunk = 64, .connections = 1, .corrupt_at = -1};
@@ -76,7 +74,7 @@ static void converse(int conversation) {
             offered.read = number(text, "\"read\":");
             answer = "{\"type\":\"ready\"}\n";
         } else if (strstr(text, "\"type\":\"go\"") && offered.session >= 0)
-            serve_in_child(&offered);
+            serve_offered(&offered);
         if (answer && send(conversation, answer, strlen(answer), MSG_NOSIGNAL) < 0)
             break;
     }
@@ -98,7 +96,12 @@ int accept_sessions(const char *path) {
         int conversation = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
         if (conversation < 0)
             continue;
-        converse(conversation);
+        // Like every server that forks for a client, at once: when the session comes, its process is there.
+        if (fork() == 0) {
+            close(listener);
+            converse(conversation);
+            _exit(0);
+        }
         close(conversation);
     }
 }

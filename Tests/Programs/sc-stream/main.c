@@ -120,8 +120,10 @@ int main(int argc, char **argv) {
     int count = (int)options.connections, complete;
     connections = calloc((size_t)count, sizeof *connections);
     if (role == CLIENT) {
-        for (int i = 0; i < count; i++)
+        for (int i = 0; i < count; i++) {
             connections[i] = (struct connection){.fd = open_socket(CLIENT, argv[2], argv[3]), .mismatch = -1};
+            prompt(&options, connections[i].fd);
+        }
         complete = serve(CLIENT, &options, connections, count, -1);
     } else {
         for (int i = 0; i < count; i++)

@@ -4,6 +4,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -109,12 +111,19 @@ static int is_time_to_end(enum role role, const struct options *options, const s
     return options->bytes && connection->sent >= options->bytes && (options->no_read || connection->received >= options->bytes);
 }
 
+void prompt(const struct options *options, int fd) {
+    int on = 1;
+    if (options->period_us)
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+}
+
 /// Accepts one connection into the next place and writes the state file at the first. Returns the new count.
 static int accept_one(const struct options *options, struct connection *connections, int count, int listener) {
     int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
     if (fd < 0)
         return count;
     connections[count] = (struct connection){.fd = fd, .mismatch = -1};
+    prompt(options, fd);
     if (count == 0 && options->state && write_state(options, options->state) < 0)
         fail(&connections[count], "state file");
     return count + 1;

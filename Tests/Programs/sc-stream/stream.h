@@ -45,7 +45,11 @@ int read_state(struct options *options, const char *path);
 /// came. Returns 1 when it came to the end by itself.
 int serve(enum role role, const struct options *options, struct connection *connections, int count, int listener);
 
-/// Takes sessions that are offered on the Unix socket `path` (docs/acceptors.md), one conversation after the other, until it is killed.
+/// A sender of ticks does as every program of its kind: no tick waits for the acknowledgement of the one before it. Without it two ends in step
+/// hold their ticks back for each other's delayed ACKs until a segment is full.
+void prompt(const struct options *options, int fd);
+
+/// Takes sessions that are offered on the Unix socket `path` (docs/acceptors.md), each in a child of its own, until it is killed.
 int accept_sessions(const char *path);
 
 /// Prints the result as one JSON document. Returns the exit status: 0 when every byte was right and nothing failed.

@@ -1,11 +1,10 @@
-// Files of the configuration directory: read only when nobody else could have written them, written as a whole or not at all.
+// Keys and other files of the configuration: read only when nobody else could have written them, written as a whole or not at all.
 
 import Glibc
-import SCEngine
 
-enum ConfigurationFile {
+package enum ConfigurationFile {
     /// Who may have touched a file that is believed.
-    enum Secrecy {
+    package enum Secrecy {
         /// A private key: group and others have no right at all.
         case secret
         /// A peer or a certificate: group and others do not write.
@@ -13,7 +12,7 @@ enum ConfigurationFile {
     }
 
     /// Opens a file for reading; nil when it does not exist. EPERM: others can read a secret, or write what is trusted.
-    static func open(_ path: String, _ secrecy: Secrecy, _ what: String) throws(CheckpointError) -> OwnedDescriptor? {
+    package static func open(_ path: String, _ secrecy: Secrecy, _ what: String) throws(CheckpointError) -> OwnedDescriptor? {
         let raw = Glibc.open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW)
         if raw < 0, errno == ENOENT { return nil }
         let file = OwnedDescriptor(try check(raw < 0 ? -errno : raw, "cannot read \(what) \(path)"))
@@ -31,7 +30,7 @@ enum ConfigurationFile {
             case .secret:
                 throw CheckpointError(
                     "\(what) \(path) is not used", why: "others can read it (mode \(mode))", errno: EPERM,
-                    advice: "If nobody has: chmod 600 \(path). Otherwise make a new one: sc-checkpoint peers identity --renew")
+                    advice: "If nobody has: chmod 600 \(path). Otherwise make a new one")
             case .trusted:
                 throw CheckpointError(
                     "\(what) \(path) is not believed", why: "others can write it (mode \(mode))", errno: EPERM,
@@ -42,7 +41,7 @@ enum ConfigurationFile {
     }
 
     /// The bytes of such a file; nil when it does not exist. EFBIG beyond 64 KiB.
-    static func read(_ path: String, _ secrecy: Secrecy, _ what: String) throws(CheckpointError) -> [UInt8]? {
+    package static func read(_ path: String, _ secrecy: Secrecy, _ what: String) throws(CheckpointError) -> [UInt8]? {
         guard let file = try open(path, secrecy, what) else { return nil }
         let limit = 64 << 10
         var bytes = [UInt8](repeating: 0, count: limit + 1)
@@ -56,7 +55,7 @@ enum ConfigurationFile {
     }
 
     /// Writes a file beside its place and moves it there when it is on disk. With `replacing` false a file that is there already stays as it is.
-    static func write(_ path: String, _ bytes: [UInt8], mode: mode_t, replacing: Bool) throws(CheckpointError) {
+    package static func write(_ path: String, _ bytes: [UInt8], mode: mode_t, replacing: Bool) throws(CheckpointError) {
         let temporary = "\(path).\(getpid()).new"
         unlink(temporary)
         let raw = Glibc.open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode)
@@ -69,7 +68,8 @@ enum ConfigurationFile {
         } else if link(temporary, path) != 0, errno != EEXIST {
             throw CheckpointError("cannot write \(path)", result: Int(-errno))
         }
-        let folder = Glibc.open(String(path[..<(path.lastIndex(of: "/") ?? path.startIndex)]), O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+        let cut = path.lastIndex(of: "/")
+        let folder = Glibc.open(cut.map { $0 == path.startIndex ? "/" : String(path[..<$0]) } ?? ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC)
         if folder >= 0 {
             fsync(folder)
             close(folder)

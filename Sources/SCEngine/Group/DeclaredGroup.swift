@@ -1,0 +1,48 @@
+// Sessions of several processes whose servers have said themselves which processes and which descriptors they are (sc_join of libsc).
+
+import CProc
+import Glibc
+import SCImage
+
+extension GroupChannels {
+    /// The group as its servers have declared it, with the names that they have for their channels. Nothing is guessed and nothing left behind: what leads
+    /// out of the session, or belongs to it and cannot be moved, is refused.
+    static func declared(
+        _ declared: DeclaredGroup, _ connections: [SelectedSession], namespace: NetworkNamespace
+    ) throws(CheckpointError) -> SessionGroup {
+        var processes: [TargetProcess] = []
+        for part in declared.parts {
+            guard !processes.contains(where: { $0.pid == part.pid }) else {
+                throw CheckpointError("cannot move the session", why: "process \(part.pid) does two parts of it", errno: EOPNOTSUPP)
+            }
+            processes.append(try TargetProcess(pid: part.pid))
+        }
+        var request = GroupRequest()
+        request.channels = declared.parts.flatMap { part in part.descriptors.map { DescriptorName(pid: part.pid, fd: $0.fd) } }
+        var group = SessionGroup.of(processes, shared: [], connections)
+        for (index, part) in declared.parts.enumerated() { group.members[index].role = part.name }
+        let table = DescriptorTable(of: processes, only: Set(request.channels))
+        group = try found(group, root: processes[0].pid, request, table: table, unix: try UnixSockets(in: namespace).byInode)
+        try rename(&group, as: declared)
+        return group
+    }
+
+    /// Each descriptor is called what its server calls it; a second one of the same name is numbered.
+    private static func rename(_ group: inout SessionGroup, as declared: DeclaredGroup) throws(CheckpointError) {
+        for part in declared.parts {
+            let member = group.members.firstIndex { $0.process.pid == part.pid }
+            var count: [String: Int] = [:]
+            for (fd, role) in part.descriptors {
+                guard let member, let index = group.members[member].descriptors.firstIndex(where: { $0.fd == fd }) else {
+                    throw CheckpointError(
+                        "cannot move descriptor \(fd) of process \(part.pid)",
+                        why: "its server calls it a channel of the session (\(role)), and it is "
+                            + (group.leftOut.first { $0.contains("descriptor \(fd) of process \(part.pid) ") } ?? "of a kind that cannot be moved"),
+                        errno: EOPNOTSUPP, advice: "Choose all connections of the session, or have the server keep it out of the session")
+                }
+                count[role, default: 0] += 1
+                group.members[member].descriptors[index].name = count[role]! == 1 ? role : "\(role)-\(count[role]!)"
+            }
+        }
+    }
+}

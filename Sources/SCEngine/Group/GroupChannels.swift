@@ -1,0 +1,332 @@
+// The channels of a session's processes: which are taken, which stay behind, which make the session impossible to move.
+
+import CProc
+import Glibc
+import SCImage
+
+/// Goes through the descriptors of the members. A channel is taken when both its ends are in the session; what leads out of it is left behind when it is
+/// plainly the server's, and refused by name otherwise.
+struct GroupChannels {
+    private let table: DescriptorTable
+    private let unix: [UInt64: UnixSockets.Entry]
+    private let connections: [SelectedSession]
+    private let request: GroupRequest
+    private let root: Int32
+    private let members: [Int32]
+    private let shared: Set<Int32>
+    /// Nil when the processes stand still: then only they have been looked at, and what leads out and was not known before is refused.
+    private let finder: GroupFinder?
+    private var group: SessionGroup
+    private var connectionHolders: [[(member: Int, fd: Int32)]]
+    /// What was decided about a pipe or a pair of sockets, by one of its links.
+    private var decided: [String: Bool] = [:]
+
+    /// The group as it is now, while its processes run.
+    static func find(
+        _ root: TargetProcess, _ connections: [SelectedSession], _ request: GroupRequest
+    ) throws(CheckpointError) -> SessionGroup {
+        let finder = try GroupFinder(root, connections, request)
+        let (pids, shared) = try finder.members()
+        let group = SessionGroup.of(pids.compactMap { finder.table.processes[$0] }, shared: shared, connections)
+        var channels = GroupChannels(group, root: root.pid, request, table: finder.table, unix: finder.unix, finder)
+        return try channels.run()
+    }
+
+    /// The same group once its processes stand still: they may have opened and closed things since.
+    static func inCut(
+        _ former: SessionGroup, root: TargetProcess, _ request: GroupRequest, namespace: NetworkNamespace
+    ) throws(CheckpointError) -> SessionGroup {
+        var group = former
+        group.ends = []
+        for index in group.members.indices { group.members[index].descriptors = [] }
+        let table = DescriptorTable(of: former.processesToStop)
+        var channels = GroupChannels(group, root: root.pid, request, table: table, unix: try UnixSockets(in: namespace).byInode, nil)
+        for link in former.leftLinks { channels.decided[link] = false }
+        return try channels.run()
+    }
+
+    /// A group of which nobody but those in the table has to be looked at.
+    static func found(
+        _ group: SessionGroup, root: Int32, _ request: GroupRequest, table: DescriptorTable, unix: [UInt64: UnixSockets.Entry]
+    ) throws(CheckpointError) -> SessionGroup {
+        var channels = GroupChannels(group, root: root, request, table: table, unix: unix, nil)
+        return try channels.run()
+    }
+
+    private init(
+        _ group: SessionGroup, root: Int32, _ request: GroupRequest, table: DescriptorTable, unix: [UInt64: UnixSockets.Entry],
+        _ finder: GroupFinder?
+    ) {
+        (self.group, self.root, self.request, self.table, self.unix, self.finder) = (group, root, request, table, unix, finder)
+        connections = group.connections
+        members = group.members.map(\.process.pid)
+        shared = Set(group.members.filter(\.isShared).map(\.process.pid))
+        connectionHolders = Array(repeating: [], count: connections.count)
+    }
+
+    private mutating func run() throws(CheckpointError) -> SessionGroup {
+        for (member, pid) in members.enumerated() {
+            for (fd, link) in table.links[pid] ?? [] where !request.leave.contains(where: { ($0.pid ?? root) == pid && $0.fd == fd }) {
+                try look(at: link, member, fd)
+            }
+        }
+        for (index, holders) in connectionHolders.enumerated() where holders.isEmpty {
+            let channel = connections[index].channel
+            throw CheckpointError(
+                "the session ended meanwhile", why: "no process has \(channel.local) <- \(channel.peer) any longer", errno: ENOTCONN)
+        }
+        try connectUnixEnds()
+        for pid in members where isUnused(pid) { dropMember(pid) }
+        group.nameDescriptors(connectionHolders: connectionHolders)
+        group.leftLinks.formUnion(decided.filter { !$0.value }.keys)
+        return group
+    }
+
+    // MARK: One descriptor
+
+    private mutating func look(at link: String, _ member: Int, _ fd: Int32) throws(CheckpointError) {
+        let pid = members[member]
+        if let index = connections.firstIndex(where: { "socket:[\($0.channel.inode)]" == link }) {
+            connectionHolders[index].append((member, fd))
+        } else if link.hasPrefix("pipe:") {
+            if try isTaken(link, member, fd) { try addPipeEnd(link, member, fd) }
+        } else if let inode = link.inode(of: "socket"), let socket = unix[inode] {
+            if socket.state != "ESTABLISHED" { return leaveUnconnected(socket, link, member, fd) }
+            if try isTaken(link, member, fd) { add(.unix, inode, member, fd) }
+        } else if link.hasPrefix("socket:") || link.hasPrefix("/") {
+            if shared.contains(pid) && !isNamed(link) { return }
+            guard let process = table.processes[pid], let channel = try? Prober().channel(fd, of: process) else { return }
+            switch channel.kind {
+            case .udp: lookAtUDP(channel, link, member)
+            case .file: try lookAtFile(channel, link, member)
+            case .tcp where channel.tcpState != .listen: leave(link, member, fd, "another connection, \(channel.local) <- \(channel.peer)")
+            case .pipe: leave(link, member, fd, "a named pipe, \(link)")
+            default: break
+            }
+        }
+    }
+
+    private mutating func lookAtUDP(_ channel: Channel, _ link: String, _ member: Int) {
+        guard !channel.peer.isEmpty else { return leave(link, member, channel.fd, "a UDP socket without a peer, which is the server's") }
+        guard channel.fd > 2 || isNamed(link) else { return }
+        let outside = table.holders[link]?.first { !members.contains($0.pid) }
+        if let outside { return leave(link, member, channel.fd, "process \(outside.pid) has it too") }
+        if request.channels.isEmpty || isNamed(link) { add(.udp, channel.inode, member, channel.fd) }
+    }
+
+    private mutating func lookAtFile(_ channel: Channel, _ link: String, _ member: Int) throws(CheckpointError) {
+        guard isNamed(link) || (request.channels.isEmpty && channel.fd > 2) else { return }
+        if link.hasPrefix("/memfd:") { return leave(link, member, channel.fd, "a memory file") }
+        for other in table.holders[link] ?? [] where !members.contains(other.pid) {
+            guard try isSame(other, DescriptorTable.Holder(pid: members[member], fd: channel.fd)) else { continue }
+            return leave(link, member, channel.fd, "\(link), whose position process \(other.pid) shares")
+        }
+        if channel.state != "READ", !isNamed(link) {
+            return leave(link, member, channel.fd, "\(link), open for writing: the receiver opens its own")
+        }
+        guard !link.hasSuffix(" (deleted)") else {
+            throw refusal(member, channel.fd, "it is a deleted file, \(link), which the receiver cannot find", ENOENT)
+        }
+        try add(.file, channel.inode, member, channel.fd, among: { $0.path == link })
+        if let index = group.ends.firstIndex(where: { $0.holders.contains { $0.member == member && $0.fd == channel.fd } }) {
+            group.ends[index].path = link
+        }
+    }
+
+    private mutating func leaveUnconnected(_ socket: UnixSockets.Entry, _ link: String, _ member: Int, _ fd: Int32) {
+        if socket.state != "LISTEN" { leave(link, member, fd, "an unconnected Unix socket") }
+    }
+
+    // MARK: Pipes and Unix sockets
+
+    /// Whether the channel is the session's. Each is decided once.
+    private mutating func isTaken(_ link: String, _ member: Int, _ fd: Int32) throws(CheckpointError) -> Bool {
+        let key = Self.key(link, unix)
+        if let known = decided[key] { return known }
+        let taken = try decide(link, member, fd)
+        decided[key] = taken
+        return taken
+    }
+
+    /// One name for both ends.
+    private static func key(_ link: String, _ unix: [UInt64: UnixSockets.Entry]) -> String {
+        guard let inode = link.inode(of: "socket"), let peer = unix[inode]?.peer, peer != 0 else { return link }
+        return "socket:[\(min(inode, peer))]"
+    }
+
+    private func ends(of link: String) -> [[DescriptorTable.Holder]] {
+        let all = table.holders[link] ?? []
+        guard link.hasPrefix("pipe:") else {
+            guard let inode = link.inode(of: "socket"), let peer = unix[inode]?.peer, peer != 0 else { return [all] }
+            return [all, table.holders["socket:[\(peer)]"] ?? []]
+        }
+        let writers = all.filter { accessMode($0) != O_RDONLY }
+        let readers = all.filter { accessMode($0) != O_WRONLY }
+        // An end that nobody has leads nowhere.
+        return [writers, readers].filter { !$0.isEmpty }
+    }
+
+    private func accessMode(_ holder: DescriptorTable.Holder) -> Int32 {
+        guard let copy = try? table.processes[holder.pid]?.duplicate(holder.fd) else { return O_RDONLY }
+        return fcntl(copy.raw, F_GETFL) & O_ACCMODE
+    }
+
+    /// Only one end of a pipe was found, and yet the other is open somewhere: in another PID namespace, or in flight.
+    private func hasUnseenEnd(_ ends: [[DescriptorTable.Holder]]) -> Bool {
+        guard ends.count == 1, let holder = ends[0].first, table.link(of: holder)?.hasPrefix("pipe:") == true,
+            let copy = try? table.processes[holder.pid]?.duplicate(holder.fd)
+        else { return false }
+        // poll(2): a writing end without readers has POLLERR, a reading end without writers POLLHUP.
+        return cproc_poll(copy.raw, 0, 0) & Int32(POLLERR | POLLHUP) == 0
+    }
+
+    private mutating func decide(_ link: String, _ member: Int, _ fd: Int32) throws(CheckpointError) -> Bool {
+        let ends = ends(of: link)
+        let all = ends.flatMap { $0 }
+        let isNamed = isNamed(link)
+        if !request.channels.isEmpty && !isNamed { return false }
+        let inside = Set(all.filter { members.contains($0.pid) }.map(\.pid))
+        // What a worker of all sessions shares with others of its kind belongs to no session.
+        if inside.isSubset(of: shared), !isNamed { return false }
+        let isPrivate = Set(all.map(\.pid)).count == 1 && ends.count > 1
+        if isPrivate, !isNamed { return false }
+        if let server = finder?.serverHolding(link), !isNamed {
+            leave(link, member, fd, "it leads to, or was inherited from, process \(server), which started the process")
+            return false
+        }
+        if let outer = ends.first(where: { end in !end.contains { members.contains($0.pid) } }) ?? (hasUnseenEnd(ends) ? [] : nil) {
+            return try leads(out: link, to: outer, member, fd, isNamed: isNamed)
+        }
+        for other in all where !members.contains(other.pid) {
+            if finder?.servesAnother(other.pid) == true {
+                throw refusal(
+                    member, fd,
+                    "process \(other.pid) (\(TargetProcess.name(of: other.pid) ?? "?")), which serves another session, has it too, and nothing "
+                        + "tells whose bytes are in it", EOPNOTSUPP)
+            }
+            guard other.pid != 1, let process = table.processes[other.pid] else { continue }
+            if !group.bystanders.contains(where: { $0.pid == other.pid }) { group.bystanders.append(process) }
+        }
+        return true
+    }
+
+    /// The other end is not in the session.
+    private mutating func leads(
+        out link: String, to outer: [DescriptorTable.Holder], _ member: Int, _ fd: Int32, isNamed: Bool
+    ) throws(CheckpointError) -> Bool {
+        let others = Set(outer.map(\.pid)).sorted()
+        let names = others.map { "process \($0) (\(TargetProcess.name(of: $0) ?? "?"))" }.joined(separator: ", ")
+        if !isNamed {
+            let inside = (table.holders[link] ?? []).filter { members.contains($0.pid) }
+            if inside.allSatisfy({ $0.fd <= 2 }) {
+                leave(link, member, fd, "a standard stream, to \(names.isEmpty ? "nobody" : names)")
+                return false
+            }
+            if isOneWayClient(link) {
+                leave(link, member, fd, "a datagram socket that only sends, as to a log")
+                return false
+            }
+        }
+        let why = names.isEmpty ? "its other end is with no process that can be seen" : "its other end is with \(names), which is not of the session"
+        throw refusal(member, fd, why, EXDEV)
+    }
+
+    /// Connected to a named datagram socket that is not connected back, without a name and with nothing to read: openlog(3) makes one.
+    private func isOneWayClient(_ link: String) -> Bool {
+        guard let inode = link.inode(of: "socket"), let socket = unix[inode], socket.type == Int32(SOCK_DGRAM.rawValue) else { return false }
+        return socket.name.isEmpty && unix[socket.peer]?.peer != inode
+    }
+
+    // MARK: The result
+
+    private func isNamed(_ link: String) -> Bool {
+        request.channels.contains { name in
+            guard let own = table.link(of: .init(pid: name.pid ?? root, fd: name.fd)) else { return false }
+            return own == link || Self.key(own, unix) == Self.key(link, unix)
+        }
+    }
+
+    private mutating func add(_ kind: Channel.Kind, _ inode: UInt64, _ member: Int, _ fd: Int32) {
+        if let index = group.ends.firstIndex(where: { $0.kind == kind && $0.inode == inode }) {
+            group.ends[index].holders.append((member, fd))
+        } else {
+            group.ends.append(SessionGroup.End(kind: kind, holders: [(member, fd)], inode: inode))
+        }
+    }
+
+    private mutating func addPipeEnd(_ link: String, _ member: Int, _ fd: Int32) throws(CheckpointError) {
+        guard let inode = link.inode(of: "pipe") else { return }
+        try add(.pipe, inode, member, fd, among: { $0.kind == .pipe && $0.inode == inode })
+        let mode = accessMode(.init(pid: members[member], fd: fd))
+        if let index = group.ends.lastIndex(where: { $0.holders.contains { $0.member == member && $0.fd == fd } }) {
+            (group.ends[index].isWriter, group.ends[index].isReader) = (mode != O_RDONLY, mode != O_WRONLY)
+        }
+    }
+
+    /// Inodes do not tell open file descriptions of pipes and files apart: kcmp(2) does.
+    private mutating func add(
+        _ kind: Channel.Kind, _ inode: UInt64, _ member: Int, _ fd: Int32, among isCandidate: (SessionGroup.End) -> Bool
+    ) throws(CheckpointError) {
+        let own = DescriptorTable.Holder(pid: members[member], fd: fd)
+        for (index, end) in group.ends.enumerated() where end.kind == kind && isCandidate(end) {
+            let first = end.holders[0]
+            if try isSame(own, .init(pid: members[first.member], fd: first.fd)) {
+                group.ends[index].holders.append((member, fd))
+                return
+            }
+        }
+        group.ends.append(SessionGroup.End(kind: kind, holders: [(member, fd)], inode: inode))
+    }
+
+    private func isSame(_ a: DescriptorTable.Holder, _ b: DescriptorTable.Holder) throws(CheckpointError) -> Bool {
+        try check(
+            cproc_same_file(a.pid, a.fd, b.pid, b.fd), "cannot compare descriptors of processes \(a.pid) and \(b.pid)",
+            advice: "kcmp needs CAP_SYS_PTRACE and CONFIG_KCMP") == 0
+    }
+
+    private mutating func connectUnixEnds() throws(CheckpointError) {
+        for (index, end) in group.ends.enumerated() where end.kind == .unix {
+            guard let peer = unix[end.inode]?.peer, peer != 0 else { continue }
+            group.ends[index].peer = group.ends.firstIndex { $0.kind == .unix && $0.inode == peer }
+        }
+    }
+
+    private mutating func leave(_ link: String, _ member: Int, _ fd: Int32, _ reason: String) {
+        let key = Self.key(link, unix)
+        if decided[key] == false { return }
+        decided[key] = false
+        group.leftOut.append("descriptor \(fd) of process \(members[member]) (\(group.members[member].process.command)): \(reason)")
+    }
+
+    private func refusal(_ member: Int, _ fd: Int32, _ why: String, _ errno: Int32) -> CheckpointError {
+        let pid = members[member]
+        return CheckpointError(
+            "cannot move descriptor \(fd) of process \(pid) (\(group.members[member].process.command))", why: why, errno: errno,
+            advice: "Leave it behind with --leave \(pid == root ? "" : "\(pid):")\(fd), and the receiver has to open its own")
+    }
+
+    /// A process that was reached over channels of which none is taken.
+    private func isUnused(_ pid: Int32) -> Bool {
+        guard let member = group.members.firstIndex(where: { $0.process.pid == pid }) else { return false }
+        return !group.ends.contains { $0.holders.contains { $0.member == member } }
+            && !connectionHolders.contains { $0.contains { $0.member == member } }
+    }
+
+    private mutating func dropMember(_ pid: Int32) {
+        guard let member = group.members.firstIndex(where: { $0.process.pid == pid }) else { return }
+        group.members.remove(at: member)
+        for index in group.ends.indices {
+            group.ends[index].holders = group.ends[index].holders.map { ($0.member > member ? $0.member - 1 : $0.member, $0.fd) }
+        }
+        for index in connectionHolders.indices {
+            connectionHolders[index] = connectionHolders[index].map { ($0.member > member ? $0.member - 1 : $0.member, $0.fd) }
+        }
+    }
+}
+
+extension SessionGroup {
+    static func of(_ processes: [TargetProcess], shared: Set<Int32>, _ connections: [SelectedSession]) -> SessionGroup {
+        let members = zip(processes, roles(of: processes)).map { Member(process: $0, role: $1, isShared: shared.contains($0.pid)) }
+        return SessionGroup(connections: connections, members: members, ends: [])
+    }
+}

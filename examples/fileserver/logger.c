@@ -1,0 +1,34 @@
+// The logger: writes complete lines into the log.
+
+#include "fileserver.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+void run_logger(struct session *session) {
+    struct state *state = session->state;
+    expect_parking("logger", session);
+    for (;;) {
+        wait_for(session->lines, POLLIN, -1, 0, -1);
+        // A slow logger takes one line at a time, and the rest waits in the pipe.
+        ssize_t count = read(session->lines, state->logger.line + state->logger.length, session->slow ? 1 : sizeof state->logger.line - state->logger.length);
+        if (count == 0)
+            exit(0);
+        if (count < 0)
+            continue;
+        state->logger.length += (uint32_t)count;
+        char *newline = memrchr(state->logger.line, '\n', state->logger.length);
+        if (!newline)
+            continue;
+        size_t length = (size_t)(newline + 1 - state->logger.line);
+        if (write(session->log_file, state->logger.line, length) < 0)
+            exit(1);
+        state->logger.length -= (uint32_t)length;
+        memmove(state->logger.line, newline + 1, state->logger.length);
+        if (session->slow)
+            usleep((useconds_t)session->slow * 1000);
+    }
+}

@@ -1,0 +1,161 @@
+// The three processes as members of a service (libsc): each says what it has of a session, and parks its own part when it is asked. Spare processes
+// wait for the parts of sessions that come.
+
+#include "fileserver.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <sc.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+enum { STATE_VERSION = 1 };
+
+int is_member;
+static sc_t *sc;
+static sc_continuation_t *continuation;
+static const char *part;
+static struct session *served;
+/// IDLE: a spare process; COMING: a part is here, and silent still.
+static enum { SERVING, PARKED, IDLE, COMING } standing;
+
+/// What a part exports: its own half of the state. The open file is known by its name and position; only the worker can say what that means.
+static struct {
+    off_t position; // -1: no file is open
+    char bytes[sizeof(struct state)];
+} export;
+
+static void *own_state(size_t *length) {
+    struct state *state = served->state;
+    *length = strcmp(part, "front") == 0 ? sizeof state->front : strcmp(part, "worker") == 0 ? sizeof state->worker : sizeof state->logger;
+    return strcmp(part, "front") == 0 ? (void *)&state->front : strcmp(part, "worker") == 0 ? (void *)&state->worker : (void *)&state->logger;
+}
+
+static void park(sc_continuation_t *c, void *session) {
+    (void)session;
+    size_t length;
+    void *own = own_state(&length);
+    export.position = served->file >= 0 ? lseek(served->file, 0, SEEK_CUR) : -1;
+    memcpy(export.bytes, own, length);
+    standing = PARKED;
+    sc_export(c, &export, sizeof export.position + length);
+    sc_parked(c);
+}
+
+static void resume(sc_continuation_t *c, void *session) {
+    (void)c, (void)session;
+    standing = SERVING;
+}
+
+/// It is served elsewhere. A spare process, to which nothing has come, waits for the next one.
+static void gone(sc_continuation_t *c, void *session) {
+    (void)session;
+    sc_end(c);
+    continuation = NULL;
+    if (standing == PARKED)
+        exit(0);
+    for (int *fd = (int[]){served->tcp, served->to_worker, served->to_front, served->log, served->lines, served->file}, i = 0; i < 6; i++)
+        if (fd[i] >= 0)
+            close(fd[i]);
+    served->tcp = served->to_worker = served->to_front = served->log = served->lines = served->file = -1;
+    standing = IDLE;
+    sc_accept_offers(sc, 1);
+}
+
+static void offer(sc_t *sc, sc_offer_t *offer, void *user) {
+    (void)user;
+    if (continuation || strcmp(sc_offer_part(offer), part) != 0)
+        return sc_decline(offer, "this process does another part");
+    // One session for each process.
+    if (sc_accept(offer, served, &continuation) == 0)
+        sc_accept_offers(sc, 0);
+}
+
+static int import(sc_continuation_t *c, void *session, const sc_import_t *import) {
+    (void)c, (void)session;
+    size_t length;
+    void *own = own_state(&length);
+    if (import->state_version != STATE_VERSION)
+        return -EPROTONOSUPPORT;
+    if (import->length != sizeof export.position + length)
+        return -EINVAL;
+    memcpy(&export, import->state, import->length);
+    memcpy(own, export.bytes, length);
+    // The same file here, or the session is refused: its client has been told the size.
+    if (export.position >= 0 && ((served->file = open(served->state->worker.name, O_RDONLY | O_CLOEXEC)) < 0 ||
+                                 lseek(served->file, 0, SEEK_END) != (off_t)served->state->worker.size ||
+                                 lseek(served->file, export.position, SEEK_SET) < 0))
+        return -ESTALE;
+    for (uint32_t i = 0; i < import->channels; i++) {
+        const char *role = import->roles[i];
+        int *place = strcmp(role, "client") == 0     ? &served->tcp
+                     : strcmp(role, "to-worker") == 0 ? &served->to_worker
+                     : strcmp(role, "to-front") == 0  ? &served->to_front
+                     : strcmp(role, "log") == 0       ? &served->log
+                                                      : &served->lines;
+        *place = import->fds[i];
+    }
+    standing = COMING;
+    return 0;
+}
+
+static void open_service(void) {
+    sc_callbacks_t callbacks = {sizeof callbacks, park, resume, gone, offer, import};
+    if (sc_open("files", STATE_VERSION, &callbacks, NULL, 0, &sc) < 0)
+        exit(1);
+}
+
+void join_session(const char *name, struct session *session) {
+    part = name;
+    // A spare process has joined already.
+    if (sc)
+        return;
+    served = session;
+    open_service();
+    struct {
+        int fd;
+        const char *role;
+    } channels[] = {{session->tcp, "client"}, {session->to_worker, "to-worker"}, {session->to_front, "to-front"}, {session->log, "log"}, {session->lines, "lines"}};
+    if (sc_create(sc, session, &continuation) < 0 || sc_join(continuation, session->group, name) < 0)
+        exit(1);
+    // Only its own are open in each process.
+    int first = strcmp(name, "front") == 0 ? 0 : strcmp(name, "worker") == 0 ? 2 : 4, count = first == 4 ? 1 : 2;
+    for (int i = first; i < first + count; i++)
+        sc_associate(continuation, channels[i].fd, channels[i].role);
+}
+
+void wait_as_member(struct pollfd *fds, nfds_t count, int timeout_ms) {
+    fds[0] = (struct pollfd){sc_fd(sc), POLLIN, 0};
+    poll(fds, count, timeout_ms);
+    if (fds[0].revents)
+        sc_dispatch(sc);
+    while (standing != SERVING) {
+        poll(fds, 1, -1);
+        sc_dispatch(sc);
+    }
+}
+
+void run_spare(const char *name, int taken) {
+    static struct session session = {.tcp = -1, .to_worker = -1, .to_front = -1, .log = -1, .file = -1, .lines = -1, .log_file = -1};
+    prctl(PR_SET_NAME, name);
+    part = name;
+    served = &session;
+    session.slow = slow_log();
+    make_state(&session, -1);
+    open_service();
+    sc_accept_offers(sc, 1);
+    standing = IDLE;
+    struct pollfd fd;
+    wait_as_member(&fd, 1, -1);
+    tell_taken(taken, *name);
+    if (strcmp(name, "front") == 0)
+        run_front(&session);
+    if (strcmp(name, "worker") == 0)
+        run_worker(&session);
+    session.log_file = open(log_path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    run_logger(&session);
+}

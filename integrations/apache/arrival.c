@@ -1,0 +1,190 @@
+// Sessions that come: a listener of our own in the MPM's accept loop, whose connections turn into those of clients.
+//
+// The broker connects to it and passes the client's TCP descriptor and the continuation. The MPM accepts it like any connection, in whichever
+// process and thread is free, and so everything that a connection needs is real: the scoreboard, the timeouts, the limits.
+
+#include "mod_sc.h"
+#include <ap_listen.h>
+#include <apr_portable.h>
+#include <apr_strings.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <http_core.h>
+#include <http_log.h>
+#include <netinet/in.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+APLOG_USE_MODULE(sc);
+
+/// Seconds: for the broker to say what it has to say, and for a move to be decided.
+#define PATIENCE 5
+#define DECISION 60
+
+static const char *const arrival_key = "mod_sc_arrival";
+
+int arrival_listen(apr_pool_t *p, server_rec *server) {
+    // Abstract, with a name that the kernel chooses: no file is left behind.
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    socklen_t size = sizeof address;
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof(sa_family_t)) < 0 || listen(fd, 1024) < 0
+        || getsockname(fd, (struct sockaddr *)&address, &size) < 0) {
+        ap_log_error(APLOG_MARK, APLOG_CRIT, errno, server, "mod_sc: no socket for sessions that come");
+        return HTTP_INTERNAL_SERVER_ERROR;
+    }
+    sc_region->import_length = (uint32_t)(size - offsetof(struct sockaddr_un, sun_path));
+    memcpy(sc_region->import_name, address.sun_path, sc_region->import_length);
+    // As long as the process: after a restart the core closes the listeners of the former configuration itself.
+    apr_pool_t *process = server->process->pool;
+    ap_listen_rec *listener = apr_pcalloc(process, sizeof *listener);
+    apr_os_sock_info_t info = {.os_sock = &fd, .local = (struct sockaddr *)&address, .family = APR_UNIX, .type = SOCK_STREAM};
+    apr_os_sock_make(&listener->sd, &info, process);
+    apr_sockaddr_info_get(&listener->bind_addr, "127.0.0.1", APR_INET, 1, 0, process); // shown by mod_status and the like; never bound
+    listener->active = 1;
+    listener->protocol = "sc";
+    ap_listen_rec **place = &ap_listeners;
+    while (*place) place = &(*place)->next;
+    *place = listener;
+    (void)p;
+    return OK;
+}
+
+static bool read_all(int fd, void *bytes, size_t length) {
+    for (char *at = bytes; length > 0;) {
+        ssize_t count = read(fd, at, length);
+        if (count < 0 && errno == EINTR) continue;
+        if (count <= 0) return false;
+        at += count;
+        length -= (size_t)count;
+    }
+    return true;
+}
+
+static void set_patience(int fd, int seconds) {
+    struct timeval patience = {seconds, 0};
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
+}
+
+/// The head with the client's descriptor; -1: none came, -2: the broker only looked whether anybody is here.
+static int receive_head(int fd, struct arrival_head *head) {
+    int passed = -1;
+    struct iovec part = {head, sizeof *head};
+    union {
+        struct cmsghdr header;
+        char bytes[CMSG_SPACE(sizeof(int))];
+    } control;
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
+    ssize_t length = recvmsg(fd, &message, MSG_CMSG_CLOEXEC | MSG_WAITALL);
+    struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+    if (header && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS) memcpy(&passed, CMSG_DATA(header), sizeof passed);
+    if (length == sizeof *head && head->magic == REGION_MAGIC && head->length <= SC_REQUEST_MAX + SC_HEAD_MAX + 4096) return passed;
+    if (passed >= 0) close(passed);
+    return length == 0 ? -2 : -1;
+}
+
+static void set_address(apr_sockaddr_t *address, const struct sockaddr_storage *from, socklen_t size) {
+    memset(&address->sa, 0, sizeof address->sa);
+    memcpy(&address->sa, from, size);
+    address->salen = size;
+    address->family = from->ss_family;
+    bool is_v6 = from->ss_family == AF_INET6;
+    address->port = ntohs(is_v6 ? address->sa.sin6.sin6_port : address->sa.sin.sin_port);
+    address->ipaddr_len = is_v6 ? sizeof address->sa.sin6.sin6_addr : sizeof address->sa.sin.sin_addr;
+    address->ipaddr_ptr = is_v6 ? (void *)&address->sa.sin6.sin6_addr : (void *)&address->sa.sin.sin_addr;
+    address->addr_str_len = is_v6 ? 46 : 16;
+    address->hostname = NULL;
+}
+
+static const char *receive(apr_pool_t *p, apr_socket_t *socket, apr_sockaddr_t *local) {
+    int fd = -1;
+    apr_os_sock_get(&fd, socket);
+    struct ucred who;
+    socklen_t who_size = sizeof who;
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &who_size) < 0 || who.pid != atomic_load(&sc_region->broker)) return "it is not from the broker";
+    fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK);
+    set_patience(fd, PATIENCE);
+    struct arrival_head head;
+    int client = receive_head(fd, &head);
+    if (client < 0) return client == -2 ? "" : "it brings no connection";
+    struct arrival *arrival = apr_pcalloc(p, sizeof *arrival);
+    unsigned char *bytes = apr_palloc(p, head.length);
+    struct sockaddr_storage here, there;
+    socklen_t here_size = sizeof here, there_size = sizeof there;
+    if (!read_all(fd, bytes, head.length) || !continuation_decode(bytes, head.length, &arrival->from)
+        || getsockname(client, (struct sockaddr *)&here, &here_size) < 0 || getpeername(client, (struct sockaddr *)&there, &there_size) < 0) {
+        close(client);
+        return "its continuation cannot be read";
+    }
+    // The MPM keeps its apr_socket_t: the client's connection takes the place behind it, the broker's gets another number.
+    arrival->control = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    if (arrival->control < 0 || dup3(client, fd, O_CLOEXEC) < 0) {
+        close(client);
+        return "there are no descriptors left";
+    }
+    close(client);
+    apr_sockaddr_t *remote = NULL;
+    apr_socket_addr_get(&remote, APR_REMOTE, socket);
+    set_address(local, &here, here_size);
+    set_address(remote, &there, there_size);
+    apr_pool_userdata_setn(arrival, arrival_key, NULL, p);
+    return NULL;
+}
+
+conn_rec *arrival_create_connection(apr_pool_t *p, server_rec *server, apr_socket_t *socket, long id, void *sbh, apr_bucket_alloc_t *alloc) {
+    (void)id, (void)sbh, (void)alloc;
+    apr_sockaddr_t *local = NULL;
+    if (sc_region == NULL || apr_socket_addr_get(&local, APR_LOCAL, socket) != APR_SUCCESS || local->family != APR_UNIX) return NULL;
+    const char *why = receive(p, socket, local);
+    if (why) {
+        if (*why) ap_log_error(APLOG_MARK, APLOG_ERR, errno, server, "mod_sc: a session did not come: %s", why);
+        apr_socket_shutdown(socket, APR_SHUTDOWN_READWRITE);
+    }
+    // NULL is "declined": the core makes the connection, of the client's socket.
+    return NULL;
+}
+
+struct arrival *arrival_find(conn_rec *c) {
+    struct arrival *arrival = NULL;
+    apr_pool_userdata_get((void **)&arrival, arrival_key, c->pool);
+    return arrival;
+}
+
+static void end_control(struct arrival *arrival) {
+    if (arrival->control >= 0) close(arrival->control);
+    arrival->control = -1;
+}
+
+void arrival_refuse(struct connection *connection, int error, const char *reason) {
+    struct arrival *arrival = connection->arrival;
+    connection->c->aborted = 1;
+    if (arrival->control < 0) return;
+    struct arrival_answer answer = {.error = error};
+    apr_cpystrn(answer.reason, reason, sizeof answer.reason);
+    if (write(arrival->control, &answer, sizeof answer) < 0) answer.error = errno;
+    end_control(arrival);
+}
+
+bool arrival_accept(struct connection *connection) {
+    struct arrival *arrival = connection->arrival;
+    if (arrival->is_live) return true;
+    if (arrival->control < 0) return false;
+    struct arrival_answer answer = {.slot = slot_index(sc_region, connection->slot), .life = atomic_load(&connection->slot->life)};
+    struct arrival_go go;
+    set_patience(arrival->control, DECISION);
+    bool is_live = write(arrival->control, &answer, sizeof answer) == sizeof answer && read_all(arrival->control, &go, sizeof go);
+    end_control(arrival);
+    if (!is_live) {
+        connection->c->aborted = 1;
+        return false;
+    }
+    connection->slot->out_base = go.out_base;
+    connection->slot->is_noted = 1;
+    arrival->is_live = true;
+    return true;
+}

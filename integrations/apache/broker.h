@@ -1,0 +1,55 @@
+// The broker: one process of this Apache that speaks to the agent (libsc) for all that serve, and holds a duplicate of every connection that lasts.
+#pragma once
+
+#include "mod_sc.h"
+#include <sc.h>
+
+enum session_state {
+    SERVING,
+    PARKING_HERE, // frozen; its thread is still inside
+    PARKED_HERE,
+    ARRIVING, // given to the MPM, no answer yet
+    READY,    // it can be served here, and is not live
+    EXPECTED, // an offer was accepted
+};
+
+struct session {
+    enum session_state state;
+    sc_continuation_t *c;
+    int fd;      // the client's connection; -1: not here yet
+    int control; // to the process that takes it in; -1: none
+    uint32_t slot, life;
+    bool has_slot;
+    bool is_revival;      // it was served here by a process that died
+    unsigned asked;       // milliseconds since it was asked to park
+    struct session *next; // of those that are being parked
+};
+
+struct broker {
+    server_rec *server;
+    sc_t *sc;
+    int epoll, timer;
+    struct session **by_slot;
+    struct session *parking;
+    struct process *processes;
+    bool takes_sessions;
+    int probes; // looks that are due whether anybody accepts here
+};
+
+extern struct broker broker;
+
+// broker.c
+void broker_watch(int fd, void *what);
+void broker_tick(void);
+
+// session.c
+extern const sc_callbacks_t session_callbacks;
+void session_begin(uint32_t index, uint32_t life, int fd);
+/// The connection of a slot is over.
+void session_ended(uint32_t index);
+/// Its process has died in the middle.
+void session_orphaned(struct session *session);
+/// A process that takes the session in has said something, or has gone.
+void session_answered(struct session *session);
+void session_park_again(void);
+bool session_probe(void);

@@ -1,0 +1,158 @@
+// From the journal of a connection to its continuation, and the bytes of that.
+
+#include "continuation.h"
+#include <endian.h>
+#include <stdio.h>
+#include <string.h>
+
+/// Where in its chunks the client stands.
+static const char *take_chunked(struct slot *slot, int64_t written, struct chunked *out) {
+    out->is_active = 1;
+    const struct chunk *chunk = NULL;
+    for (uint64_t back = 1; back <= slot->chunk_count && back <= SC_CHUNKS && chunk == NULL; back++) {
+        const struct chunk *candidate = &slot->chunks[(slot->chunk_count - back) % SC_CHUNKS];
+        if (candidate->position <= written) chunk = candidate;
+    }
+    if (chunk == NULL) return slot->chunk_count > SC_CHUNKS ? "more small chunks wait for the client than are remembered" : NULL;
+    int64_t offset = written - chunk->position;
+    if (chunk->length == 0) {
+        if (offset > 5) return "the response is complete, and its end is not noted";
+        out->is_terminal = 1;
+        out->before_length = (uint8_t)(5 - offset);
+        memcpy(out->before, "0\r\n\r\n" + offset, out->before_length);
+        return NULL;
+    }
+    char line[24];
+    int64_t head = snprintf(line, sizeof line, "%llx\r\n", (unsigned long long)chunk->length);
+    if (offset < head) {
+        out->before_length = (uint8_t)(head - offset);
+        memcpy(out->before, line + offset, out->before_length);
+        out->skip = (uint64_t)chunk->payload;
+        out->rest = (uint64_t)chunk->length;
+    } else if (offset < head + chunk->length) {
+        out->skip = (uint64_t)(chunk->payload + offset - head);
+        out->rest = (uint64_t)(chunk->length - (offset - head));
+    } else {
+        int64_t gone = offset - head - chunk->length;
+        if (gone > 2) return "the chunk after the last one that is noted has begun";
+        out->skip = (uint64_t)(chunk->payload + chunk->length);
+        out->after_length = (uint8_t)(2 - gone);
+        memcpy(out->after, "\r\n" + gone, out->after_length);
+    }
+    return NULL;
+}
+
+static const char *obstacle(const struct slot *slot) {
+    uint32_t obstacles = slot->obstacles;
+    if (obstacles & OBSTACLE_CLOSING) return "the connection is being closed";
+    if (obstacles & OBSTACLE_TLS) return "it is a TLS connection, whose keys stay in this process";
+    if (obstacles & OBSTACLE_PROTOCOL) return "it does not speak HTTP/1";
+    if (obstacles & OBSTACLE_INPUT) return "its request is longer than 56 KiB, and a part has been read already";
+    if (obstacles & OBSTACLE_HEAD) return "a response's head is longer than 4 KiB";
+    if (obstacles & OBSTACLE_RESPONSES) return "more than 8 responses wait for the client";
+    if (obstacles & OBSTACLE_COUNT) return "a filter reads its input in a way that cannot be followed";
+    return NULL;
+}
+
+/// The request that begins at `from`, for a person.
+static const char *name_request(const struct slot *slot, uint64_t from, const char *what, char words[static 160]) {
+    const char *begin = slot->input + (from - slot->in_logged);
+    int length = 0;
+    while (length < 60 && from + (uint64_t)length < slot->in_total && begin[length] > ' ') length++;
+    if (length < 60 && from + (uint64_t)length < slot->in_total && begin[length] == ' ') length++;
+    while (length < 60 && from + (uint64_t)length < slot->in_total && begin[length] > ' ' && begin[length] != '?') length++;
+    snprintf(words, 160, "%.*s %s", length, begin, what);
+    return words;
+}
+
+const char *continuation_take(struct slot *slot, int64_t written, struct continuation *out, char words[static 160]) {
+    memset(out, 0, sizeof *out);
+    const char *why = obstacle(slot);
+    if (why) return why;
+    struct response *response = NULL;
+    uint32_t index = 0;
+    for (; index < slot->count && response == NULL; index++)
+        if (response_at(slot, index)->out_end == OPEN_END || response_at(slot, index)->out_end > written) response = response_at(slot, index);
+    uint64_t from = response ? response->in_start : slot->in_request;
+    if (from < slot->in_logged || slot->in_total - slot->in_logged > SC_REQUEST_MAX) return "its request is no longer remembered";
+    // Everything from here on will be carried out again.
+    for (uint32_t later = index ? index - 1 : 0; response && later < slot->count; later++)
+        if (!response_at(slot, later)->is_repeatable)
+            return name_request(slot, response_at(slot, later)->in_start, "is being answered and must not be carried out twice (SCRepeat)", words);
+    bool is_open = slot->count == 0 || last_response(slot)->out_end != OPEN_END;
+    if (slot->is_unrepeatable && is_open && slot->in_consumed > slot->in_request)
+        return name_request(slot, slot->in_request, "is being carried out and must not be carried out twice (SCRepeat)", words);
+    out->keepalives = slot->keepalives;
+    out->request = slot->input + (from - slot->in_logged);
+    out->request_length = (uint32_t)(slot->in_total - from);
+    if (response == NULL) return NULL;
+    out->has_response = 1;
+    out->head_done = response->head_done;
+    out->kind = response->kind;
+    out->head = response->head;
+    out->head_length = response->head_length;
+    if (written < response->out_start) return "its output is not what was noted";
+    out->sent = (uint64_t)(written - response->out_start);
+    out->body = response->body;
+    if (response->head_done && memmem(response->head, response->head_length, "multipart/byteranges", 20))
+        return name_request(slot, from, "is answered with several ranges, whose separators differ from server to server", words);
+    if (response->kind == BODY_CHUNKED && out->sent >= response->head_length) {
+        if (response != last_response(slot)) return "an older chunked response waits for the client";
+        return take_chunked(slot, written, &out->chunked);
+    }
+    return NULL;
+}
+
+/// The fixed part, little-endian.
+struct wire {
+    uint32_t magic, keepalives, request_length, head_length;
+    uint8_t has_response, head_done, kind, chunk_flags;
+    uint8_t before_length, after_length, reserved[2];
+    uint64_t sent, body_length, file_size, file_time, skip, rest;
+    uint8_t digest[16];
+    char before[24], after[8];
+};
+#define WIRE_MAGIC 0x68706173u // "saph"
+
+long continuation_encode(const struct continuation *in, unsigned char *bytes, size_t room) {
+    struct wire wire = {
+        .magic = htole32(WIRE_MAGIC), .keepalives = htole32(in->keepalives), .request_length = htole32(in->request_length),
+        .head_length = htole32(in->head_length), .has_response = in->has_response, .head_done = in->head_done, .kind = in->kind,
+        .chunk_flags = (uint8_t)(in->chunked.is_active | in->chunked.is_terminal << 1), .before_length = in->chunked.before_length,
+        .after_length = in->chunked.after_length, .sent = htole64(in->sent), .body_length = htole64(in->body.length),
+        .file_size = htole64(in->body.file_size), .file_time = htole64((uint64_t)in->body.file_time), .skip = htole64(in->chunked.skip),
+        .rest = htole64(in->chunked.rest)};
+    memcpy(wire.digest, in->body.digest, sizeof wire.digest);
+    memcpy(wire.before, in->chunked.before, sizeof wire.before);
+    memcpy(wire.after, in->chunked.after, sizeof wire.after);
+    size_t length = sizeof wire + in->request_length + in->head_length;
+    if (length > room) return -1;
+    memcpy(bytes, &wire, sizeof wire);
+    memcpy(bytes + sizeof wire, in->request, in->request_length);
+    if (in->head_length) memcpy(bytes + sizeof wire + in->request_length, in->head, in->head_length);
+    return (long)length;
+}
+
+bool continuation_decode(const unsigned char *bytes, size_t length, struct continuation *out) {
+    struct wire wire;
+    memset(out, 0, sizeof *out);
+    if (length < sizeof wire) return false;
+    memcpy(&wire, bytes, sizeof wire);
+    uint64_t request = le32toh(wire.request_length), head = le32toh(wire.head_length);
+    if (le32toh(wire.magic) != WIRE_MAGIC || length != sizeof wire + request + head || request > SC_REQUEST_MAX || head > SC_HEAD_MAX) return false;
+    if (wire.kind > BODY_CHUNKED || wire.before_length > sizeof wire.before || wire.after_length > sizeof wire.after) return false;
+    *out = (struct continuation){
+        .keepalives = le32toh(wire.keepalives), .request_length = (uint32_t)request, .head_length = (uint32_t)head,
+        .has_response = wire.has_response, .head_done = wire.head_done, .kind = wire.kind, .sent = le64toh(wire.sent),
+        .body = {.length = le64toh(wire.body_length), .file_size = le64toh(wire.file_size), .file_time = (int64_t)le64toh(wire.file_time)},
+        .chunked = {.skip = le64toh(wire.skip), .rest = le64toh(wire.rest), .is_active = wire.chunk_flags & 1,
+                    .is_terminal = wire.chunk_flags >> 1 & 1, .before_length = wire.before_length, .after_length = wire.after_length},
+        .request = (const char *)bytes + sizeof wire, .head = (const char *)bytes + sizeof wire + request};
+    memcpy(out->body.digest, wire.digest, sizeof wire.digest);
+    memcpy(out->chunked.before, wire.before, sizeof wire.before);
+    memcpy(out->chunked.after, wire.after, sizeof wire.after);
+    uint64_t limit = 1ull << 62;
+    if (out->sent > limit || out->body.length > limit || out->chunked.skip > limit || out->chunked.rest > limit) return false;
+    if (out->has_response && out->head_done && out->sent < out->head_length && out->chunked.is_active) return false;
+    return !out->has_response || request > 0;
+}

@@ -1,0 +1,39 @@
+// A session of Apache as a value: what libsc carries from one Apache to the next.
+#pragma once
+
+#include "journal.h"
+
+/// The form of the bytes below.
+#define CONTINUATION_VERSION 1
+
+/// Where the client stands in a chunked body.
+struct chunked {
+    uint64_t skip;  // payload bytes that it has
+    uint64_t rest;  // bytes that are left of the interrupted chunk
+    uint8_t is_active;   // it has the whole head
+    uint8_t is_terminal; // the last chunk has begun
+    uint8_t before_length, after_length;
+    char before[24]; // the rest of a size line, or of the last chunk
+    char after[8];   // what is left of the CRLF behind a chunk's payload
+};
+
+struct continuation {
+    uint32_t keepalives;
+    uint32_t request_length; // bytes of requests that are to be answered (again)
+    uint32_t head_length;    // bytes of the head of the response that is under way
+    uint8_t has_response, head_done, kind, reserved;
+    uint64_t sent; // bytes of that response which the client has, head included
+    struct body body;
+    struct chunked chunked;
+    const char *request, *head; // borrowed
+};
+
+/// Reads the slot, which nobody changes meanwhile; `written` is the stream position up to which the kernel has taken the output.
+/// NULL, or why the session cannot be continued elsewhere; the text is static or in `words`.
+const char *continuation_take(struct slot *slot, int64_t written, struct continuation *out, char words[static 160]);
+
+/// Into `bytes`; the length, or -1 when it is more than `room`.
+long continuation_encode(const struct continuation *in, unsigned char *bytes, size_t room);
+
+/// `out` points into `bytes`. False: it is not a continuation.
+bool continuation_decode(const unsigned char *bytes, size_t length, struct continuation *out);
