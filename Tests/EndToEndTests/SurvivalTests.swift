@@ -189,6 +189,35 @@ struct SurvivalTests {
         expectWhole(try scene.finish(), scene.agents.log(.a))
     }
 
+    @Test(arguments: ["park-after", "capture-after", "transfer-after", "consent-after", "decide-after", "activate-after"])
+    func `a worker that is killed while it moves them leaves every session to one owner`(point: String) throws {
+        let scene = try Scene { ["SC_FAULT": "\(point):run:test -f \($0.folder)/victim && rm \($0.folder)/victim && kill -9 $PPID"] }
+        let first = try scene.serve(.a)
+        try scene.connect(4)
+        usleep(100_000)
+        try scene.serve(.a)
+        try writeFile("\(scene.world.lab.folder)/victim", "")
+        scene.kill(first, on: .a)
+        try scene.waitForSessions(4, on: .a)
+        #expect(access("\(scene.world.lab.folder)/victim", F_OK) != 0)
+        usleep(100_000)
+        expectWhole(try scene.finish(), "\(point) \(scene.agents.log(.a))")
+    }
+
+    @Test func `an agent that was started again takes the sessions of a server that is killed then`() throws {
+        let scene = try Scene()
+        let first = try scene.serve(.a)
+        try scene.connect(4)
+        scene.agents.kill(.a)
+        try scene.agents.start(.a)
+        try scene.waitForSessions(4, on: .a)
+        try scene.serve(.a)
+        scene.kill(first, on: .a)
+        try scene.waitForSessions(4, on: .a)
+        usleep(100_000)
+        expectWhole(try scene.finish(), scene.agents.log(.a))
+    }
+
     @Test func `hundreds of sessions of a killed server go on in several others`() throws {
         let scene = try Scene()
         let first = try scene.serve(.a)

@@ -70,7 +70,7 @@ final class Orphans {
         var kept = 0
         for continuation in server.continuations.values {
             // Before a mover touches the socket.
-            let counted = continuation.channels.values.first.flatMap { SocketView($0.descriptor.raw).counted }
+            let counted = continuation.connection.flatMap { SocketView($0.descriptor.raw).counted }
             if case .asked(let mover) = continuation.state {
                 continuation.counted = counted
                 mover.died()
@@ -100,7 +100,7 @@ final class Orphans {
         if !why.isEmpty, FailedMove.keep != nil, let session = lastWords(of: continuation) {
             lost[Death(service: continuation.server.service ?? "", pid: continuation.server.pid, why: why), default: []].append(session)
         }
-        for channel in continuation.channels.values {
+        for channel in continuation.channels.values where channel.isConnection {
             if !SocketView(channel.descriptor.raw).hasEnded {
                 log("session-ended", ["service": continuation.server.service ?? "-", "peer": channel.peer, "reason": why])
             }
