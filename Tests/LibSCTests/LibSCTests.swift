@@ -243,7 +243,7 @@ private final class Heard {
         heard.answersLater = true
         for isTaken in [true, false] {
             heard.imported = nil
-            let number = try accept(sc, agent, isTaken ? 1 : 2)
+            let number = try accept(sc, agent, isTaken ? 1 : 4)
             try agent.bring(number, state: "abc", version: 7, fd: pair.server)
             dispatch(sc) { heard.imported != nil }
             #expect(!agent.hasPacket)
