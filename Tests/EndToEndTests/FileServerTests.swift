@@ -10,7 +10,7 @@ final class FileServer {
     let world: TwoHosts
     private let capture: Capture
     private let server: Child
-    let client: Child
+    let client: FilesClient
     private(set) var front: Int32 = 0
     private(set) var host = Lab.Host.a
     private var acceptors: [Lab.Host: String] = [:]
@@ -36,21 +36,14 @@ final class FileServer {
     init(rate: Int = 4_000_000, slowLog: Int = 10) throws {
         world = try TwoHosts()
         capture = try Capture(world.lab)
-        let files = "\(world.lab.folder)/files"
-        for directory in [files, "\(world.lab.folder)/state"] { mkdir(directory, 0o700) }
-        var random = SystemRandomNumberGenerator()
-        for index in 0..<40 {
-            let size = index == 0 ? 0 : Int.random(in: 1...(index.isMultiple(of: 10) ? 1_000_000 : 60_000))
-            try writeFile("\(files)/f\(index)", (0..<size).map { _ in UInt8(truncatingIfNeeded: random.next()) })
-        }
+        mkdir("\(world.lab.folder)/state", 0o700)
+        try FilesClient.makeFiles(world)
         self.slowLog = slowLog
         let address = world.lab.serviceAddress(.ipv4)
         server = try world.lab.spawn(
             in: .a, [Lab.program("sc-fileserver"), "serve", address, "7400"], environment: Self.environment(world, .a, slowLog))
         try #require(server.waitForOutputOrError("listening"), "\(server.stderr)")
-        let script = #filePath.split(separator: "/").dropLast().map { "/" + $0 }.joined() + "/files_client.py"
-        client = try world.lab.spawn(in: .client, ["python3", script, address, "7400", files, "5", String(rate)])
-        try #require(client.waitForOutputOrError("connected"), "\(client.stderr)")
+        client = try FilesClient(world, rate: rate)
         front = try findFront()
         usleep(300_000)
     }
@@ -59,7 +52,7 @@ final class FileServer {
 
     private static func environment(_ world: TwoHosts, _ host: Lab.Host, _ slowLog: Int) -> [String: String] {
         [
-            "ROOT": "\(world.lab.folder)/files", "LOG": "\(world.lab.folder)/log-\(host.rawValue)", "STATE_DIR": "\(world.lab.folder)/state",
+            "ROOT": FilesClient.directory(world), "LOG": FilesClient.log(world, host), "STATE_DIR": "\(world.lab.folder)/state",
             "SLOW_LOG": String(slowLog), "SNDBUF": "32768",
         ]
     }
@@ -159,30 +152,11 @@ final class FileServer {
 
     /// Ends the client: no byte was lost, doubled or changed, no request is missing in the logs or in there twice.
     func finish(linesMayRepeat: Bool = false, at location: SourceLocation = #_sourceLocation) throws {
-        client.signal(SIGUSR1)
-        try #expect(client.wait(timeout: .seconds(60)) == 0, "\(client.stderr)", sourceLocation: location)
-        struct Report: Decodable {
-            var requests, received: Int
-            var error: String?
-        }
-        let line = try #require(client.stdout.split(separator: "\n").last)
-        let report = try JSONDecoder().decode(Report.self, from: Data(line.utf8))
-        #expect(report.error == nil && report.requests > 10, "\(report)", sourceLocation: location)
-        print("\(report.requests) files, \(report.received) bytes")
-        // The pipe may still hold lines, 64 KiB of them: the logger ends when it has written them.
-        let isDone = eventually(within: .seconds(120)) {
+        try client.finish(linesMayRepeat: linesMayRepeat, at: location)
+        let areGone = eventually(within: .seconds(20)) {
             [Lab.Host.a, .b].allSatisfy { self.processes(on: $0, named: "logger").isEmpty && self.processes(on: $0, named: "worker").isEmpty }
         }
-        #expect(isDone, "a worker or logger is left", sourceLocation: location)
-        var seen: [Int: Int] = [:]
-        for host in [Lab.Host.a, .b] {
-            let numbers = readText("\(world.lab.folder)/log-\(host.rawValue)").split(separator: "\n").compactMap { Int($0.split(separator: " ")[0]) }
-            #expect(numbers == numbers.sorted(), "the log on \(host.rawValue) is out of order", sourceLocation: location)
-            for number in numbers { seen[number, default: 0] += 1 }
-        }
-        let wrong = (1...report.requests).filter { linesMayRepeat ? seen[$0] == nil : seen[$0] != 1 }
-        #expect(
-            wrong.isEmpty && seen.count == report.requests, "lines lost or doubled: \(wrong.prefix(20)) of \(seen.count)", sourceLocation: location)
+        #expect(areGone, "a worker or logger is left", sourceLocation: location)
         let packets = capture.stop()
         Self.explain(packets)
         #expect(packets.resetsToClient == 0 && packets.resetsFromClient == 0, sourceLocation: location)
@@ -240,13 +214,6 @@ final class FileServer {
         }
     }
 
-    /// The client's longest silence since the last call, in microseconds.
-    func gap() throws -> Int {
-        let before = client.stdout.split(separator: "\n").count
-        client.signal(SIGUSR2)
-        try #require(eventually(within: .seconds(5)) { client.stdout.split(separator: "\n").count > before && client.stdout.hasSuffix("\n") })
-        return Int(client.stdout.split(separator: "\n").last?.split(separator: " ").last ?? "") ?? -1
-    }
 }
 
 @Suite(.serialized, .enabled(if: geteuid() == 0, "needs root: it makes network namespaces"))
@@ -260,13 +227,13 @@ struct FileServerTests {
         var stages: [String: [Int]] = [:]
         var most: [String: Int] = [:]
         var filled: [String: Int] = [:]
-        _ = try files.gap()
+        _ = try files.client.gap()
         let control = try (0..<min(20, Self.count)).map { _ in
             usleep(600_000)
-            return try files.gap()
+            return try files.client.gap()
         }
         for index in 0..<Self.count {
-            _ = try files.gap()
+            _ = try files.client.gap()
             let moved = try files.move(exec: index == 0, ["--end-processes"])
             #expect(moved.migrated == 1)
             blackouts.append(Int(moved.blackout_us))
@@ -278,7 +245,7 @@ struct FileServerTests {
             }
             if index == 0 { #expect(moved.group.left_out.contains { $0.contains("open for writing") }, "\(moved.group.left_out)") }
             usleep(UInt32.random(in: 20_000...200_000))
-            gaps.append(try files.gap())
+            gaps.append(try files.client.gap())
         }
         // Bytes were on their way in the pair and in the pipe, and a file was open.
         #expect(filled["front.unix-worker"] ?? 0 > 0 && filled["worker.pipe-to-logger"] ?? 0 > 0 && filled["worker.file"] ?? 0 > 0, "\(filled)")
