@@ -46,13 +46,13 @@ private func text(_ count: Int) -> [UInt8] {
 
 /// The table of compression, and the times of an archive with `images` images.
 func benchArchive() throws {
-    let noise = (0..<(1 << 20)).map { _ in UInt8.random(in: 0...255) }
+    func noise() -> [UInt8] { (0..<(1 << 20)).map { _ in UInt8.random(in: 0...255) } }
     let request = Array("GET /cart?item=812 HTTP/1.1\r\nHost: shop.example\r\nAccept: */*\r\nCookie: id=8f3a1c\r\n\r\n".utf8)
     let kinds: [(String, [UInt8])] = [
         ("10,000 idle sessions", try image((0..<10_000).map { session($0, received: [], sent: []) })),
         ("1,000 unread requests", try image((0..<1000).map { session($0, received: request, sent: []) })),
         ("32 pages of 256 KiB", try image((0..<32).map { session($0, received: [], sent: text(256 << 10)) })),
-        ("8 MiB encrypted", try image((0..<8).map { session($0, received: [], sent: noise) })),
+        ("8 MiB encrypted", try image((0..<8).map { session($0, received: [], sent: noise()) })),
     ]
     print("archive: Zstandard, size to what part of it, MB/s to compress and to decompress (medians of 5)")
     for (name, bytes) in kinds {
@@ -104,28 +104,30 @@ private final class Collector: ByteSink {
 }
 
 private func benchList(_ count: Int, _ request: [UInt8]) throws {
-    let folder = "/tmp/sc-bench-archive-\(getpid())"
-    defer { try? FileManager.default.removeItem(atPath: folder) }
-    let archive = try Archive(folder, creating: true)
-    let begun = monotonicNanoseconds()
-    for client in 0..<count { _ = try archive.add([session(client, received: request, sent: [])], inventory, Archive.Details()) }
-    let adding = Double(monotonicNanoseconds() - begun) / 1e6 / Double(count)
+    func fill(_ folder: String, _ count: Int) throws -> Double {
+        let archive = try Archive(folder, creating: true)
+        let begun = monotonicNanoseconds()
+        for client in 0..<count { _ = try archive.add([session(client, received: request, sent: [])], inventory, Archive.Details()) }
+        return Double(monotonicNanoseconds() - begun) / 1e6 / Double(count)
+    }
+    // The disk is asked to keep each image (fsync); in memory that costs nothing, and the list reads what is in the page cache either way.
+    let (disk, memory) = ("/tmp/sc-bench-archive-\(getpid())", "/dev/shm/sc-bench-archive-\(getpid())")
+    defer { for folder in [disk, memory] { try? FileManager.default.removeItem(atPath: folder) } }
+    print("  add \(text(try fill(disk, 200), width: 0)) ms each on disk, \(text(try fill(memory, count), width: 0)) ms in memory")
     var times: [String: [Double]] = [:]
     for _ in 0..<7 {
         for (name, arguments) in [
             ("with a filter", ["list", "--peer", "198.18.1.7"]), ("all as a table", ["list"]), ("all as JSON", ["list", "--json"]),
         ] {
-            times[name, default: []].append(try seconds(["archive"] + arguments + ["--archive", folder]) * 1000)
+            times[name, default: []].append(try seconds(["archive"] + arguments + ["--archive", memory]) * 1000)
         }
     }
-    unlink("\(folder)/index")
-    let rebuilding = try seconds(["archive", "list", "--peer", "198.18.1.7", "--archive", folder]) * 1000
-    let verifying = try seconds(["archive", "verify", "--archive", folder]) * 1000
+    unlink("\(memory)/index")
+    let rebuilding = try seconds(["archive", "list", "--peer", "198.18.1.7", "--archive", memory]) * 1000
+    let verifying = try seconds(["archive", "verify", "--archive", memory]) * 1000
     let shown = times.sorted { $0.key < $1.key }.map { "\($0.key) \(text(Spread($0.value).median, width: 0)) ms" }.joined(separator: ", ")
     let filtered = Spread(times["with a filter"] ?? [0]).median
-    print(
-        "  \(count) images: add \(text(adding, width: 0)) ms each (two fsyncs); list \(shown) (target 300 with a filter): \(verdict(filtered <= 300))"
-    )
+    print("  list of \(count) images: \(shown) (target 300 with a filter): \(verdict(filtered <= 300))")
     print("  the first list without an index \(text(rebuilding, width: 0)) ms, verify \(text(verifying, width: 0)) ms")
 }
 

@@ -132,24 +132,54 @@ package final class Archive {
 
 /// A name in `images/`.
 package struct ImageName: Hashable, Comparable, Sendable {
-    /// 64 hexadecimal digits.
-    package let id: String
+    /// The SHA-256, most significant bytes first: as numbers, since ten thousand of them are compared with an index.
+    private let words: (UInt64, UInt64, UInt64, UInt64)
     let isSealed: Bool
 
-    init(_ entry: ArchiveEntry) { (id, isSealed) = (entry.name, entry.isSealed) }
+    init(_ entry: ArchiveEntry) {
+        var bytes = entry.id.makeIterator()
+        func word() -> UInt64 { (0..<8).reduce(0) { value, _ in value << 8 | UInt64(bytes.next() ?? 0) } }
+        (words, isSealed) = ((word(), word(), word(), word()), entry.isSealed)
+    }
 
     /// Nil for what no archive has named.
     init?(_ file: String) {
-        let parts = file.split(separator: ".", maxSplits: 1)
-        guard parts.count == 2, parts[0].utf8.count == 64, parts[1] == "sci.zst" || parts[1] == "sci.sealed",
-            parts[0].utf8.allSatisfy({ (48...57).contains($0) || (97...102).contains($0) })
-        else { return nil }
-        (id, isSealed) = (String(parts[0]), parts[1] == "sci.sealed")
+        var digits = file.utf8.makeIterator()
+        func word() -> UInt64? {
+            var value: UInt64 = 0
+            for _ in 0..<16 {
+                switch digits.next() {
+                case .some(let digit) where (48...57).contains(digit): value = value << 4 | UInt64(digit - 48)
+                case .some(let digit) where (97...102).contains(digit): value = value << 4 | UInt64(digit - 87)
+                default: return nil
+                }
+            }
+            return value
+        }
+        guard let one = word(), let two = word(), let three = word(), let four = word() else { return nil }
+        words = (one, two, three, four)
+        if file.hasSuffix(".sci.zst"), file.utf8.count == 72 {
+            isSealed = false
+        } else if file.hasSuffix(".sci.sealed"), file.utf8.count == 75 {
+            isSealed = true
+        } else {
+            return nil
+        }
+    }
+
+    /// 64 hexadecimal digits.
+    package var id: String {
+        hexadecimalText([words.0, words.1, words.2, words.3].flatMap { word in (0..<8).map { UInt8(truncatingIfNeeded: word >> (56 - 8 * $0)) } })
     }
 
     package var file: String { "\(id).sci.\(isSealed ? "sealed" : "zst")" }
 
-    package static func < (one: ImageName, other: ImageName) -> Bool { one.id < other.id }
+    package static func == (one: ImageName, other: ImageName) -> Bool { one.words == other.words && one.isSealed == other.isSealed }
+
+    // A digest is as good a hash as any.
+    package func hash(into hasher: inout Hasher) { hasher.combine(words.0) }
+
+    package static func < (one: ImageName, other: ImageName) -> Bool { one.words < other.words }
 }
 
 extension Archive {

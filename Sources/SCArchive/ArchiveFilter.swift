@@ -53,7 +53,10 @@ extension Archive {
     ) {
         var entries: [ArchiveEntry] = []
         let unreadable = try forEach { if filter.matches($0) { entries.append($0) } }
-        entries.sort { ($0.time, $0.addedAt, $0.name) < ($1.time, $1.addedAt, $1.name) }
+        entries.sort { one, other in
+            (one.time, one.addedAt) != (other.time, other.addedAt)
+                ? (one.time, one.addedAt) < (other.time, other.addedAt) : one.id.lexicographicallyPrecedes(other.id)
+        }
         return (entries, unreadable)
     }
 }

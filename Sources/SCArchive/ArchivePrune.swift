@@ -20,7 +20,9 @@ package struct Retention: Equatable, Sendable {
 
     /// Those of `entries` that have to go at time `now`, the oldest first.
     package func excess(_ entries: [ArchiveEntry], now: UInt64) -> [ArchiveEntry] {
-        let oldestFirst = entries.filter { keptTags.isDisjoint(with: $0.tags) }.sorted { ($0.addedAt, $0.name) < ($1.addedAt, $1.name) }
+        let oldestFirst = entries.filter { keptTags.isDisjoint(with: $0.tags) }.sorted {
+            $0.addedAt != $1.addedAt ? $0.addedAt < $1.addedAt : $0.id.lexicographicallyPrecedes($1.id)
+        }
         var left = oldestFirst.count
         var bytes = oldestFirst.reduce(UInt64(0)) { $0 + $1.bodyLength }
         var result: [ArchiveEntry] = []
