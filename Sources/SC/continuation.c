@@ -184,7 +184,6 @@ void sc__resume(sc_continuation_t *c) {
     if (c->state == RUNNING || c->state == ACCEPTED) return;
     if (c->state == PARKED || c->state == IMPORTED) sc__memory_resume(c);
     c->state = RUNNING;
-    c->is_of_another = false;
     c->answer = NO_ANSWER;
     sc__mark(c);
     c->sc->called++;
