@@ -63,7 +63,8 @@ var targets: [Target] = [
     .testTarget(
         name: "EndToEndTests",
         dependencies: ["SCImage", "SCEngine", "Support", "sc-checkpoint", "sc-echo", "sc-echo-swift", "sc-fileserver", "sc-logged"],
-        exclude: ["acceptor.py", "cutter.py", "drain_acceptor.py", "files_client.py", "http_client.py", "lines.py", "manager.py"], swiftSettings: strict),
+        exclude: ["acceptor.py", "cutter.py", "drain_acceptor.py", "files_client.py", "http_client.py", "lines.py", "manager.py"],
+        swiftSettings: strict),
 ]
 
 // libFuzzer brings its own main(), so a normal build must not link this one. See `make fuzz`.
