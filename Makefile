@@ -5,12 +5,13 @@ SWIFT ?= swift
 SOURCES := $(shell git ls-files '*.swift' 2>/dev/null)
 PROTOS := $(wildcard images/*.proto)
 
-.PHONY: demo test check faults moves format lint generate drift bench fuzz build release install lab lab-down clean setup
+.PHONY: demo test check faults moves format lint generate drift bench fuzz build release install install-apache lab lab-down clean setup
 
 demo: setup release ## moves a curl download between two nginx, and back
 	scripts/demo
 
 test: setup ## every test; as root, the end-to-end tests make their own network namespaces
+	$(MAKE) -C integrations/apache
 	$(SWIFT) build --build-tests
 	$(SWIFT) test --skip-build --disable-xctest --no-parallel
 
@@ -65,6 +66,9 @@ install: ## PREFIX=/usr/local; the Swift runtime is linked in
 	install -m 755 .build-static/release/sc-checkpoint $(DESTDIR)$(PREFIX)/bin/sc-checkpoint
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
 	sed 's|/usr/local/bin|$(PREFIX)/bin|' packaging/sc-checkpoint-agent.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/sc-checkpoint-agent.service
+
+install-apache: ## mod_sc for the system's apache2 (apache2-dev, libxxhash-dev); then a2enmod sc
+	$(MAKE) -C integrations/apache install DESTDIR=$(DESTDIR)
 
 moves: setup ## a thousand moves of one live stream, and the client's largest gap of each
 	$(SWIFT) build --build-tests

@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 
@@ -144,6 +145,20 @@ int cproc_peek_message(int socket, void *bytes, size_t capacity, int fds[CPROC_M
         return -EMFILE;
     }
     return 0;
+}
+
+int cproc_peek_before_fds(int socket, uint32_t length) {
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), room = (length + page - 1) / page * page;
+    char *memory = mmap(NULL, room + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED)
+        return -errno;
+    int error = mprotect(memory + room, page, PROT_NONE) < 0 ? -errno : 0;
+    // The last of the bytes lies on the page that nobody may touch.
+    struct iovec iovec = {.iov_base = memory + room - (length - 1), .iov_len = length};
+    struct msghdr header = {.msg_iov = &iovec, .msg_iovlen = 1};
+    int count = error ? error : receive(socket, &header, MSG_PEEK);
+    munmap(memory, room + page);
+    return count == -EFAULT ? 0 : count;
 }
 
 int cproc_drop_message(int socket) {

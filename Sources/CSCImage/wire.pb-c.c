@@ -555,7 +555,8 @@ static const uint32_t sc__wire__offer__deadline_ms__default_value = 0u;
 static const protobuf_c_boolean sc__wire__offer__dry_run__default_value = 0;
 static const uint64_t sc__wire__offer__migration_high__default_value = 0ull;
 static const uint64_t sc__wire__offer__migration_low__default_value = 0ull;
-static const ProtobufCFieldDescriptor sc__wire__offer__field_descriptors[19] =
+static const uint32_t sc__wire__offer__state_version__default_value = 0u;
+static const ProtobufCFieldDescriptor sc__wire__offer__field_descriptors[20] =
 {
   {
     "tool",
@@ -785,6 +786,18 @@ static const ProtobufCFieldDescriptor sc__wire__offer__field_descriptors[19] =
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "state_version",
+    20,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT32,
+    offsetof(Sc__Wire__Offer, has_state_version),
+    offsetof(Sc__Wire__Offer, state_version),
+    NULL,
+    &sc__wire__offer__state_version__default_value,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned sc__wire__offer__field_indices_by_name[] = {
   8,   /* field[8] = boot_id */
@@ -804,13 +817,14 @@ static const unsigned sc__wire__offer__field_indices_by_name[] = {
   18,   /* field[18] = processes */
   10,   /* field[10] = queue_bytes */
   11,   /* field[11] = state_bytes */
+  19,   /* field[19] = state_version */
   5,   /* field[5] = steering */
   0,   /* field[0] = tool */
 };
 static const ProtobufCIntRange sc__wire__offer__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 19 }
+  { 0, 20 }
 };
 const ProtobufCMessageDescriptor sc__wire__offer__descriptor =
 {
@@ -820,7 +834,7 @@ const ProtobufCMessageDescriptor sc__wire__offer__descriptor =
   "Sc__Wire__Offer",
   "sc.wire",
   sizeof(Sc__Wire__Offer),
-  19,
+  20,
   sc__wire__offer__field_descriptors,
   sc__wire__offer__field_indices_by_name,
   1,  sc__wire__offer__number_ranges,

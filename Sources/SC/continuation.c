@@ -184,7 +184,6 @@ void sc__resume(sc_continuation_t *c) {
     if (c->state == RUNNING || c->state == ACCEPTED) return;
     if (c->state == PARKED || c->state == IMPORTED) sc__memory_resume(c);
     c->state = RUNNING;
-    c->is_of_another = false;
     c->answer = NO_ANSWER;
     sc__mark(c);
     c->sc->called++;
@@ -211,6 +210,7 @@ int sc_accept_offers(sc_t *sc, int accept) {
 
 const char *sc_offer_local(const sc_offer_t *offer) { return offer->local; }
 const char *sc_offer_peer(const sc_offer_t *offer) { return offer->peer; }
+uint32_t sc_offer_state_version(const sc_offer_t *offer) { return offer->state_version; }
 size_t sc_offer_state_bytes(const sc_offer_t *offer) { return offer->state_bytes; }
 
 void sc__free_offer(sc_offer_t *offer) {

@@ -41,7 +41,6 @@ struct sc_continuation {
     int log_fd;                  // -1: no log
     struct repeat *repeat;       // NULL: its client has no output that has to come again
     bool differs;                // ended, since the output that came again was another
-    bool is_of_another;          // imported, and still another process's, whatever the socket looks like
     uint64_t offer; // that was accepted
     uint64_t since; // monotonic ms when the agent that had asked went away
     enum state state;
@@ -56,6 +55,7 @@ struct sc_offer {
     sc_t *sc; // NULL: withdrawn
     uint64_t id;
     size_t state_bytes;
+    uint32_t state_version;
     char local[64], peer[64];
     char part[SC_WIRE_PART];
     unsigned char group[SC_WIRE_GROUP];

@@ -71,6 +71,29 @@ static size_t total(const struct iovec *parts, int count) {
     return sum > SSIZE_MAX ? SSIZE_MAX : sum;
 }
 
+/// Into the log first: the kernel counts a byte as read only after it has copied it there.
+static ssize_t receive_logged(sc_continuation_t *c, int fd, unsigned char **place, size_t length, int flags) {
+    struct sc_memory_slot *slot = c->slot;
+    *place = memory(slot, SC_MEMORY_INPUT) + (slot->log - sc_log_left(c));
+    begin(slot, SC_MEMORY_RECEIVES, length);
+    ssize_t received = recv(fd, *place, length, flags);
+    int error = errno;
+    finish(slot, &slot->in, received);
+    return received < 0 ? -error : received;
+}
+
+ssize_t sc_recv_in_place(sc_continuation_t *c, int fd, const void **bytes, size_t length, int flags) {
+    int result = check(c, fd, flags, MSG_DONTWAIT | MSG_WAITALL);
+    if (result < 0) return result;
+    if (!result) return -EOPNOTSUPP;
+    size_t left = sc_log_left(c);
+    if (left == 0) return -ENOBUFS;
+    unsigned char *place;
+    ssize_t received = receive_logged(c, fd, &place, length < left ? length : left, flags);
+    *bytes = place;
+    return received;
+}
+
 static ssize_t receive(sc_continuation_t *c, int fd, const struct iovec *parts, int count, int flags) {
     struct msghdr message = {.msg_iov = (void *)parts, .msg_iovlen = (size_t)count};
     int result = check(c, fd, flags, MSG_DONTWAIT | MSG_WAITALL | MSG_PEEK);
@@ -86,15 +109,9 @@ static ssize_t receive(sc_continuation_t *c, int fd, const struct iovec *parts, 
         if (counts) finish(slot, &slot->in, length);
         return length < 0 ? -error : length;
     }
-    // Into the log first: the kernel counts a byte as read only after it has copied it there.
-    unsigned char *log = memory(slot, SC_MEMORY_INPUT) + (slot->log - left);
-    size_t length = wanted < left ? wanted : left;
-    begin(slot, SC_MEMORY_RECEIVES, length);
-    ssize_t received = recv(fd, log, length, flags);
-    int error = errno;
-    finish(slot, &slot->in, received);
-    if (received < 0) return -error;
-    for (size_t done = 0; done < (size_t)received; parts++) {
+    unsigned char *log;
+    ssize_t received = receive_logged(c, fd, &log, wanted < left ? wanted : left, flags);
+    for (size_t done = 0; received > 0 && done < (size_t)received; parts++) {
         size_t part = (size_t)received - done < parts->iov_len ? (size_t)received - done : parts->iov_len;
         memcpy(parts->iov_base, log + done, part);
         done += part;

@@ -56,6 +56,7 @@ static bool offer(sc_t *sc, const struct sc_wire_offer *packet) {
     offer->sc = sc;
     offer->id = packet->head.continuation;
     offer->state_bytes = packet->state_bytes;
+    offer->state_version = packet->state_version;
     snprintf(offer->local, sizeof offer->local, "%.*s", (int)sizeof packet->local - 1, packet->local);
     snprintf(offer->peer, sizeof offer->peer, "%.*s", (int)sizeof packet->peer - 1, packet->peer);
     if (sc->part.head.continuation == offer->id) {
@@ -91,7 +92,6 @@ static bool import(sc_t *sc, sc_continuation_t *c, const struct sc_wire_import *
         sc_import_t import = {state, packet->state_length, packet->state_version, (uint32_t)count, fds, roles};
         c->state = IMPORTED;
         c->known = true;
-        c->is_of_another = packet->flags & SC_WIRE_OF_ANOTHER;
         sc->called++;
         result = sc->callbacks.import(c, c->session, &import);
     }
@@ -174,11 +174,6 @@ bool sc__receive(sc_t *sc, size_t length, int *fds, int count) {
 static void settle(sc_continuation_t *c) {
     uint64_t waited = sc__now() - c->since;
     if (waited < GRACE) return;
-    // The process that it comes from goes on with it, unless it has been told otherwise; then the next agent knows.
-    if (c->is_of_another) {
-        if (waited > IMPORT_LIMIT) sc__gone(c);
-        return;
-    }
     int fd = sc__connection(c), repair = 0;
     // Only the process that has the connection can tell; the next agent asks it for the others.
     if (fd < 0 && c->part[0]) return;

@@ -74,7 +74,7 @@ static int tell_channel(sc_continuation_t *c, int index) {
     }
     struct sc_wire_associate associate = {
         .head = {.type = SC_WIRE_ASSOCIATE, .continuation = c->id}, .channel = (uint32_t)index, .fd = channel->fd,
-        .flags = (c->state == PARKED || c->state == IMPORTED ? SC_WIRE_IS_PARKED : 0) | (c->is_of_another ? SC_WIRE_IS_OF_ANOTHER : 0)};
+        .flags = c->state == PARKED || c->state == IMPORTED ? SC_WIRE_IS_PARKED : 0};
     memcpy(associate.role, channel->role, sizeof associate.role);
     int result = send_packet(c->sc, &associate, sizeof associate, NULL, 0, channel->fd);
     // The server has closed it without a word; nothing can be told of it any more.

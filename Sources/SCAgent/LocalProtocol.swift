@@ -27,6 +27,8 @@ package struct LocalAnswer: Codable, Sendable {
     package var text: String?
     package var agent: AgentStatus?
     var known: [UInt64]?
+    /// For each of them the form of the state that its server exports.
+    var versions: [UInt32]?
     /// The sessions among them that several servers serve.
     var groups: [GroupAnswer]?
     /// Those of them that can be taken without their servers. Their memory files come along.
@@ -53,6 +55,7 @@ struct GroupAnswer: Codable, Sendable {
     struct Part: Codable, Sendable {
         var name: String
         var pid: Int32
+        var version: UInt32
         var descriptors: [Descriptor]
     }
 
@@ -72,8 +75,9 @@ struct LoggedAnswer: Codable, Sendable {
     var number: UInt64
     /// Which of the files that came along.
     var file: Int
-    /// There is nobody to be asked.
+    /// There is nobody to be asked, and the kernel's counters were these.
     var isOrphan: Bool
+    var read, written: UInt64?
 }
 
 /// The agent's own descriptors of sessions without a server.

@@ -25,6 +25,8 @@ package struct Offer: Equatable, Sendable {
     package var queueBytes: UInt64 = 0
     /// Bytes of application state that will come.
     package var stateBytes: UInt64 = 0
+    /// The form of that state, as the sessions' servers number it; 0: not known, or several.
+    package var stateVersion: UInt32 = 0
     /// Milliseconds from the freeze to the activation; 0: no deadline.
     package var deadlineMilliseconds: UInt32 = 0
     /// The fence that the target has to take before it activates; empty: none.

@@ -21,7 +21,7 @@ extension RecordArena {
                 device: message.netns_device, inode: message.netns_inode, bootID: message.boot_id.array)
         }
         if let handover = unsafe message.handover { offer.handover = try unsafe handover.pointee.value(at: offset) }
-        unsafe (offer.queueBytes, offer.stateBytes) = (message.queue_bytes, message.state_bytes)
+        unsafe (offer.queueBytes, offer.stateBytes, offer.stateVersion) = (message.queue_bytes, message.state_bytes, message.state_version)
         for index in 0..<(unsafe message.n_local_channels) {
             guard let channel = unsafe message.local_channels[index]?.pointee else { continue }
             offer.locals.append(try unsafe LocalChannel(channel, at: offset))

@@ -22,6 +22,7 @@ extension FrameWriter {
         if let handover = offer.handover { unsafe message.handover = try arena.lend(handover) }
         unsafe (message.has_queue_bytes, message.queue_bytes) = (present(offer.queueBytes != 0), offer.queueBytes)
         unsafe (message.has_state_bytes, message.state_bytes) = (present(offer.stateBytes != 0), offer.stateBytes)
+        unsafe (message.has_state_version, message.state_version) = (present(offer.stateVersion != 0), offer.stateVersion)
         unsafe (message.has_deadline_ms, message.deadline_ms) =
             (present(offer.deadlineMilliseconds != 0), offer.deadlineMilliseconds)
         unsafe (message.has_dry_run, message.dry_run) = (present(offer.dryRun), present(offer.dryRun))

@@ -15,13 +15,15 @@ public final class Offer<Session: AnyObject> {
     public let part: String
     /// The most bytes of state that it can have.
     public let stateBytes: Int
+    /// The form of the state, as the exporter's `stateVersion` has it; 0: not known. One that this server cannot import is declined now, at no cost.
+    public let stateVersion: UInt32
 
     init(_ handle: OpaquePointer, _ participant: Participant<Session>) {
         (self.handle, self.participant) = (handle, participant)
         local = String(cString: sc_offer_local(handle))
         peer = String(cString: sc_offer_peer(handle))
         part = String(cString: sc_offer_part(handle))
-        stateBytes = sc_offer_state_bytes(handle)
+        (stateBytes, stateVersion) = (sc_offer_state_bytes(handle), sc_offer_state_version(handle))
     }
 
     deinit { decline("the server gave no answer") }

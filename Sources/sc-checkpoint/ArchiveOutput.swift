@@ -39,7 +39,8 @@ func printEntries(_ entries: [ArchiveEntry]) {
             let first = entry.flowCount > 0 ? entry.flow(0).client.description : entry.isSealed ? "sealed" : "-"
             return [
                 String(entry.name.prefix(12)), minuteText(entry.time), entry.inventory.host, entry.service, entry.reason.name, String(entry.sessions),
-                entry.flowCount > 1 ? "\(first), …" : first, sizeText(entry.imageLength), sizeText(entry.bodyLength), entry.tags.joined(separator: ","),
+                entry.flowCount > 1 ? "\(first), …" : first, sizeText(entry.imageLength), sizeText(entry.bodyLength),
+                entry.tags.joined(separator: ","),
             ].map(Terminal.clean)
         }, right: [5, 7, 8])
 }

@@ -8,7 +8,8 @@ import SCImage
 
 /// Where `archive:ID` is looked for, and the key for sealed images.
 struct ArchiveOptions: ParsableArguments {
-    @Option(name: .long, help: ArgumentHelp("The archive's directory; without it $SC_ARCHIVE, or the system's (for a user: his own).", valueName: "DIR"))
+    @Option(
+        name: .long, help: ArgumentHelp("The archive's directory; without it $SC_ARCHIVE, or the system's (for a user: his own).", valueName: "DIR"))
     var archive: String?
     @Option(name: .long, help: ArgumentHelp("The secret key for sealed images.", valueName: "FILE")) var key: String?
 
@@ -76,7 +77,8 @@ struct ArchiveFilterOptions: ParsableArguments {
     private func time(_ text: String, _ option: String) throws -> UInt64 {
         guard let time = pointInTime(text) else {
             throw CheckpointError(
-                "\(option) \(text) is no point in time", why: "2026-11-25, 2026-11-25T14:30:00Z or an age such as 12h or 7d is expected", errno: EINVAL,
+                "\(option) \(text) is no point in time", why: "2026-11-25, 2026-11-25T14:30:00Z or an age such as 12h or 7d is expected",
+                errno: EINVAL,
                 outcome: .usage)
         }
         return time

@@ -123,7 +123,8 @@ private func printLinks(_ links: [ImageLink]) {
     let rows = links.map { link in
         let bytes = [link.toRight > 0 ? "\(link.toRight) bytes -->" : nil, link.toLeft > 0 ? "<-- \(link.toLeft) bytes" : nil].compactMap { $0 }
         return (
-            Terminal.clean(link.left), "\(link.kind)\(link.detail.isEmpty ? "" : " \(link.detail)")", bytes.isEmpty ? "empty" : bytes.joined(separator: "  "),
+            Terminal.clean(link.left), "\(link.kind)\(link.detail.isEmpty ? "" : " \(link.detail)")",
+            bytes.isEmpty ? "empty" : bytes.joined(separator: "  "),
             Terminal.clean(link.right)
         )
     }

@@ -19,7 +19,8 @@ struct SCCheckpoint: ParsableCommand {
         version: toolVersion,
         subcommands: [
             Check.self, Inspect.self, Snapshot.self, Restore.self, Migrate.self, DrainVerb.self, Release.self, Resume.self, Receive.self,
-            Recover.self, Show.self, Verify.self, Diff.self, ArchiveVerb.self, Sessions.self, Services.self, Peers.self, AgentVerb.self, TLSEnd.self, SteerRouter.self,
+            Recover.self, Show.self, Verify.self, Diff.self, ArchiveVerb.self, Sessions.self, Services.self, Peers.self, AgentVerb.self, TLSEnd.self,
+            SteerRouter.self,
         ])
 }
 

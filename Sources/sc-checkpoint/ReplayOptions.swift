@@ -6,12 +6,14 @@ import SCEngine
 import SCImage
 
 struct ReplayOptions: ParsableArguments {
-    @Flag(name: .long, help: "Give the receive queue to a fresh server, --replay -- CMD ARGS, and write its answer to standard output.") var replay = false
+    @Flag(name: .long, help: "Give the receive queue to a fresh server, --replay -- CMD ARGS, and write its answer to standard output.") var replay =
+        false
     @Option(name: .long, help: ArgumentHelp("With --replay: the session's number in the image, from 0.", valueName: "N")) var session = 0
     @Option(name: .long, help: ArgumentHelp("With --replay: where the fresh server listens, if not where the old one did.", valueName: "PORT"))
     var port: UInt16?
     @Option(name: .long, help: ArgumentHelp("With --replay: bytes to send first, such as a login.", valueName: "FILE")) var before: String?
-    @Option(name: .long, help: ArgumentHelp("With --replay: milliseconds without a byte after which the answer is over.", valueName: "MS")) var patience = 1000
+    @Option(name: .long, help: ArgumentHelp("With --replay: milliseconds without a byte after which the answer is over.", valueName: "MS"))
+    var patience = 1000
 
     private struct Document: Encodable {
         var sent, answer_bytes: Int

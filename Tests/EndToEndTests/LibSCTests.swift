@@ -100,6 +100,46 @@ struct LibSCTests {
         #expect(lines.error.isEmpty && lines.answered == lines.sent && lines.sent > 100, "\(lines)")
     }
 
+    @Test func `a snapshot has the state of the server, and a session is carried by hand into another one`() throws {
+        let scene = try Scene()
+        usleep(100_000)
+        let image = "\(scene.world.lab.folder)/echo.sci"
+        let pid = String(scene.servers[.a]!.pid)
+        let wrote = try scene.agents.tool(.a, ["snapshot", pid, "--all", "-o", image])
+        try #require(wrote.status == 0, "\(wrote.stderr)")
+        let shown = try scene.world.json(.a, ["show", image], as: ShownStates.self)
+        // lines, bytes, the length of the incomplete line.
+        #expect(shown.sessions.first?.state_bytes ?? 0 >= 20, "\(shown)")
+        usleep(100_000)
+        let took = try scene.agents.tool(.a, ["snapshot", pid, "--all", "--take", "-o", image])
+        try #require(took.status == 0, "\(took.stderr)")
+        try scene.world.lab.routeService(to: .b)
+        let restored = try scene.agents.tool(.b, ["restore", image, "--into", "\(scene.world.lab.folder)/run-b/servers/echo.sock"])
+        #expect(restored.status == 0, "\(restored.stderr)\(scene.agents.log(.b))")
+        let released = try scene.agents.tool(.a, ["release", image])
+        #expect(released.status == 0, "\(released.stderr)")
+        #expect(
+            eventually(within: .seconds(5)) {
+                scene.servers[.a].map { !scene.world.channels(.a, of: $0.pid, port: 7300).contains { $0.movable } } ?? false
+            })
+        usleep(300_000)
+        let lines = try scene.finish()
+        #expect(lines.error.isEmpty && lines.answered == lines.sent && lines.sent > 100, "\(lines)")
+    }
+
+    @Test func `a session that was taken by hand is given back to its server`() throws {
+        let scene = try Scene()
+        let image = "\(scene.world.lab.folder)/echo.sci"
+        let took = try scene.agents.tool(.a, ["snapshot", String(scene.servers[.a]!.pid), "--all", "--take", "-o", image])
+        try #require(took.status == 0, "\(took.stderr)")
+        usleep(200_000)
+        let resumed = try scene.agents.tool(.a, ["resume", image])
+        #expect(resumed.status == 0, "\(resumed.stderr)")
+        usleep(300_000)
+        let lines = try scene.finish()
+        #expect(lines.error.isEmpty && lines.answered == lines.sent && lines.sent > 100, "\(lines)")
+    }
+
     @Test func `a server that does not park in time keeps its session, and so does one whose state a target wants`() throws {
         let scene = try Scene()
         usleep(100_000)
@@ -191,6 +231,45 @@ struct LibSCTests {
         server.terminate()
         agents.stop()
         try world.finish()
+    }
+
+    @Test func `an echo server that is killed leaves its sessions to its successor, and that to the other host`() throws {
+        let scene = try Scene()
+        func serve(_ host: Lab.Host) throws -> Child {
+            let server = try scene.world.lab.spawn(
+                in: host, [Lab.program("sc-echo"), scene.world.lab.serviceAddress(.ipv4), "7300", "survive"],
+                environment: scene.agents.environment(host))
+            try #require(server.waitForOutputOrError("agent 1"), "\(server.stderr)")
+            return server
+        }
+        func kill(_ server: Child) throws {
+            server.signal(SIGKILL)
+            try server.wait()
+        }
+        // The ones that do not survive make room: from here on sessions come to those that do.
+        let first = try serve(.a)
+        #expect(try scene.agents.tool(.a, ["drain", String(scene.servers[.a]!.pid), "--to", "self", "--service", "echo"]).status == 0)
+        scene.servers[.a]!.terminate()
+        let second = try serve(.a)
+        usleep(100_000)
+        try kill(first)
+        let isTaken = eventually(within: .seconds(5)) {
+            (try? scene.agents.tool(.a, ["agent", "--status"]).stdout.contains("server \(second.pid) of echo, 1 sessions")) ?? false
+        }
+        #expect(isTaken, "\(scene.agents.log(.a))")
+        usleep(100_000)
+        scene.servers[.b]!.terminate()
+        scene.servers[.b] = try serve(.b)
+        second.signal(SIGSTOP)
+        let output = try scene.agents.tool(
+            .a, ["migrate", String(second.pid), "--all", "--to", "tls://b", "--service", "echo", "--park-deadline", "100"])
+        #expect(output.status == 0, "\(output.stderr)\(scene.agents.log(.b))")
+        second.signal(SIGCONT)
+        usleep(100_000)
+        #expect(second.poll() == nil)
+        second.terminate()
+        let lines = try scene.finish()
+        #expect(lines.error.isEmpty && lines.answered == lines.sent && lines.sent > 50, "\(lines)")
     }
 
     @Test func `three hundred sessions are drained, each with its own state, and come back`() throws {

@@ -15,7 +15,7 @@ struct MemberTests {
         let world: TwoHosts
         let agents: Agents
         let capture: Capture
-        let client: Child
+        let client: FilesClient
         var servers: [Lab.Host: Child] = [:]
         private(set) var host = Lab.Host.a
         private(set) var front: Int32 = 0
@@ -27,16 +27,10 @@ struct MemberTests {
             try agents.start(.b, target)
             try agents.join()
             capture = try Capture(world.lab)
-            let files = "\(world.lab.folder)/files"
-            mkdir(files, 0o700)
-            var random = SystemRandomNumberGenerator()
-            for index in 0..<40 {
-                let size = index == 0 ? 0 : Int.random(in: 1...(index.isMultiple(of: 10) ? 1_000_000 : 60_000))
-                try writeFile("\(files)/f\(index)", (0..<size).map { _ in UInt8(truncatingIfNeeded: random.next()) })
-            }
+            try FilesClient.makeFiles(world)
             let address = world.lab.serviceAddress(.ipv4)
             for host in [Lab.Host.a, .b] {
-                let environment = ["ROOT": files, "LOG": "\(world.lab.folder)/log-\(host.rawValue)", "SLOW_LOG": "20", "SNDBUF": "32768"]
+                let environment = ["ROOT": FilesClient.directory(world), "LOG": FilesClient.log(world, host), "SLOW_LOG": "20", "SNDBUF": "32768"]
                 let server = try world.lab.spawn(
                     in: host, [Lab.program("sc-fileserver"), "member", address, "7400"], environment: agents.environment(host, environment))
                 try #require(server.waitForOutputOrError("listening"), "\(server.stderr)")
@@ -48,9 +42,7 @@ struct MemberTests {
                 }
                 try #require(areThere, "no spare processes on \(host.rawValue): \(agents.log(host))")
             }
-            let script = #filePath.split(separator: "/").dropLast().map { "/" + $0 }.joined() + "/files_client.py"
-            client = try world.lab.spawn(in: .client, ["python3", script, address, "7400", files, "5", "4000000"])
-            try #require(client.waitForOutputOrError("connected"), "\(client.stderr)")
+            client = try FilesClient(world)
             try findFront()
             usleep(300_000)
         }
@@ -70,7 +62,7 @@ struct MemberTests {
                 }
                 return false
             }
-            try #require(isThere, "nobody has the session: \(agents.log(.a))\(agents.log(.b))\(client.stdout)\(client.stderr)")
+            try #require(isThere, "nobody has the session: \(agents.log(.a))\(agents.log(.b))\(client.child.stdout)\(client.child.stderr)")
         }
 
         var target: Lab.Host { host == .a ? .b : .a }
@@ -90,24 +82,7 @@ struct MemberTests {
 
         /// Ends the client: no byte was lost, doubled or changed, and each request stands in one of the logs once.
         func finish(at location: SourceLocation = #_sourceLocation) throws {
-            client.signal(SIGUSR1)
-            try #expect(client.wait(timeout: .seconds(60)) == 0, "\(client.stderr)", sourceLocation: location)
-            struct Report: Decodable {
-                var requests, received: Int
-                var error: String?
-            }
-            let line = try #require(client.stdout.split(separator: "\n").last)
-            let report = try JSONDecoder().decode(Report.self, from: Data(line.utf8))
-            #expect(report.error == nil && report.requests > 10, "\(report)", sourceLocation: location)
-            func numbers() -> [Int] {
-                [Lab.Host.a, .b].flatMap { host in
-                    readText("\(world.lab.folder)/log-\(host.rawValue)").split(separator: "\n").compactMap { Int($0.split(separator: " ")[0]) }
-                }
-            }
-            // The pipe may still hold thousands of lines, for a logger that takes 20 ms for each.
-            _ = eventually(within: .seconds(180)) { numbers().count >= report.requests }
-            let isEachOnce = numbers().sorted() == Array(1...report.requests)
-            #expect(isEachOnce, "lines lost or doubled: \(numbers().count) for \(report.requests) requests", sourceLocation: location)
+            try client.finish(at: location)
             let packets = capture.stop()
             #expect(packets.resetsToClient == 0 && packets.resetsFromClient == 0, sourceLocation: location)
             for server in servers.values { server.terminate() }
@@ -196,6 +171,18 @@ struct MemberTests {
         scene.servers[.b]!.signal(SIGCONT)
         usleep(200_000)
         #expect(try scene.move().migrated == 1)
+        try scene.finish()
+    }
+
+    @Test func `a snapshot has the channels and the states of all parts, and disturbs none`() throws {
+        let scene = try Scene()
+        let image = "\(scene.world.lab.folder)/files.sci"
+        let wrote = try scene.agents.tool(
+            .a, ["snapshot", String(scene.front), "--peer", scene.world.lab.address(.client, .ipv4), "-o", image])
+        try #require(wrote.status == 0, "\(wrote.stderr)")
+        let shown = try scene.agents.tool(.a, ["show", image]).stdout
+        for name in ["front", "worker", "logger", "to-front", "lines"] { #expect(shown.contains(name), "\(name) is not in \(shown)") }
+        try #expect(scene.world.json(.a, ["show", image], as: ShownStates.self).sessions.first?.state_bytes ?? 0 > 4096)
         try scene.finish()
     }
 

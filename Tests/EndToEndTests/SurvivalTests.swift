@@ -34,12 +34,12 @@ struct SurvivalTests {
         var servers: [Lab.Host: [Child]] = [.a: [], .b: []]
         private(set) var client: Child!
 
-        init(orphans: String = "{}", more: (Lab) -> String = { _ in "" }) throws {
+        init(orphans: String = "{}", _ environment: (Lab) -> [String: String] = { _ in [:] }, more: (Lab) -> String = { _ in "" }) throws {
             world = try TwoHosts()
             agents = try Agents(
                 world, services: "{logged: {ports: [7400], peers: [\"a\", \"b\"], accept: [{server: true}], orphans: \(orphans)}}",
                 limits: "{offers_per_second: 1000}", more: more(world.lab))
-            for host in [Lab.Host.a, .b] { try agents.start(host) }
+            for host in [Lab.Host.a, .b] { try agents.start(host, environment(world.lab)) }
             try agents.join()
         }
 
@@ -167,6 +167,55 @@ struct SurvivalTests {
             old = new
         }
         expectWhole(try scene.finish())
+    }
+
+    /// The sockets were let go for the successor, and come back to the agent: their counters begin anew.
+    @Test(arguments: ["transfer-after", "rebuild-after"]) func `a successor that dies while it is given the sessions leaves them to the next one`(
+        point: String
+    ) throws {
+        let scene = try Scene {
+            ["SC_FAULT": "\(point):run:test -f \($0.folder)/victim && kill -9 $(cat \($0.folder)/victim) && rm \($0.folder)/victim"]
+        }
+        let first = try scene.serve(.a)
+        try scene.connect(4)
+        usleep(100_000)
+        let victim = try scene.serve(.a)
+        try writeFile("\(scene.world.lab.folder)/victim", "\(victim.pid)\n")
+        scene.kill(first, on: .a)
+        try #require(eventually(within: .seconds(5)) { victim.poll() != nil }, "\(scene.agents.log(.a))")
+        try scene.serve(.a)
+        try scene.waitForSessions(4, on: .a)
+        usleep(100_000)
+        expectWhole(try scene.finish(), scene.agents.log(.a))
+    }
+
+    @Test(arguments: ["park-after", "capture-after", "transfer-after", "consent-after", "decide-after", "activate-after"])
+    func `a worker that is killed while it moves them leaves every session to one owner`(point: String) throws {
+        let scene = try Scene { ["SC_FAULT": "\(point):run:test -f \($0.folder)/victim && rm \($0.folder)/victim && kill -9 $PPID"] }
+        let first = try scene.serve(.a)
+        try scene.connect(4)
+        usleep(100_000)
+        try scene.serve(.a)
+        try writeFile("\(scene.world.lab.folder)/victim", "")
+        scene.kill(first, on: .a)
+        try scene.waitForSessions(4, on: .a)
+        #expect(access("\(scene.world.lab.folder)/victim", F_OK) != 0)
+        usleep(100_000)
+        expectWhole(try scene.finish(), "\(point) \(scene.agents.log(.a))")
+    }
+
+    @Test func `an agent that was started again takes the sessions of a server that is killed then`() throws {
+        let scene = try Scene()
+        let first = try scene.serve(.a)
+        try scene.connect(4)
+        scene.agents.kill(.a)
+        try scene.agents.start(.a)
+        try scene.waitForSessions(4, on: .a)
+        try scene.serve(.a)
+        scene.kill(first, on: .a)
+        try scene.waitForSessions(4, on: .a)
+        usleep(100_000)
+        expectWhole(try scene.finish(), scene.agents.log(.a))
     }
 
     @Test func `hundreds of sessions of a killed server go on in several others`() throws {

@@ -16,6 +16,12 @@ struct Migrated: Decodable {
     var stages: [Stage]
 }
 
+/// What `show --json` says of the states in an image.
+struct ShownStates: Decodable {
+    struct Session: Decodable { var state_bytes: Int }
+    var sessions: [Session]
+}
+
 /// A lab in which the tool can be run on host A, on host B and on the client.
 final class TwoHosts {
     let lab: Lab

@@ -72,8 +72,17 @@ final class FakeAgent {
 
     var hasPacket: Bool { connection.map { cproc_poll($0.raw, Int16(POLLIN), 0) > 0 } ?? false }
 
-    func offer(_ number: UInt64, peer: String) throws {
+    /// What a process would do in the session that is offered next.
+    func takePart(_ number: UInt64, _ name: String) throws {
+        var part = sc_wire_part()
+        part.head = sc_wire_head(type: SC_WIRE_TAKE_PART.rawValue, length: UInt32(MemoryLayout<sc_wire_part>.size), continuation: number)
+        withUnsafeMutableBytes(of: &part.part) { $0.copyBytes(from: name.utf8) }
+        try send(part)
+    }
+
+    func offer(_ number: UInt64, peer: String, version: UInt32 = 0) throws {
         var offer = sc_wire_offer()
+        offer.state_version = version
         offer.head = sc_wire_head(type: SC_WIRE_OFFER.rawValue, length: UInt32(MemoryLayout<sc_wire_offer>.size), continuation: number)
         withUnsafeMutableBytes(of: &offer.peer) { $0.copyBytes(from: peer.utf8) }
         try send(offer)

@@ -11,6 +11,9 @@ private final class Heard {
     var calls: [String] = []
     var parks = true
     var accepts = true
+    /// The session that was imported and is answered later; only when `answersLater`.
+    var imported: OpaquePointer?
+    var answersLater = false
 }
 
 @Suite(.serialized) struct LibSCTests {
@@ -37,11 +40,15 @@ private final class Heard {
             LibSC.heard(user).calls.append("offer \(String(cString: sc_offer_peer(offer)))")
             if LibSC.heard(user).accepts { sc_accept(offer, user, &c) } else { sc_decline(offer, "full") }
         }
-        callbacks.`import` = { _, session, content in
+        callbacks.`import` = { c, session, content in
             guard let content = content?.pointee else { return -EINVAL }
             guard content.state_version == 7 else { return -EPROTONOSUPPORT }
             let state = UnsafeRawBufferPointer(start: content.state, count: content.length)
             LibSC.heard(session).calls.append("import \(String(decoding: state, as: UTF8.self)) \(String(cString: content.roles[0]!))")
+            if LibSC.heard(session).answersLater {
+                LibSC.heard(session).imported = c
+                return SC_LATER
+            }
             close(content.fds[0])
             return 0
         }
@@ -219,6 +226,41 @@ private final class Heard {
         try agent.say(SC_WIRE_GONE, number)
         dispatch(sc) { heard.calls.count == 5 }
         #expect(heard.calls.suffix(3) == ["offer 192.0.2.7:9", "import abc client", "gone"])
+        sc_close(sc)
+        close(pair.server)
+        close(pair.client)
+    }
+
+    @Test func `an import is answered later, with a reason when it is refused`() throws {
+        let agent = try FakeAgent(path)
+        let sc = try open()
+        _ = try agent.accept()
+        try agent.welcome()
+        #expect(sc_accept_offers(sc, 1) == 0)
+        dispatch(sc) { sc_status(sc) == 1 }
+        #expect(try agent.next().type == SC_WIRE_OFFERS)
+        let pair = try tcpPair()
+        heard.answersLater = true
+        for isTaken in [true, false] {
+            heard.imported = nil
+            let number = try accept(sc, agent, isTaken ? 1 : 4)
+            try agent.bring(number, state: "abc", version: 7, fd: pair.server)
+            dispatch(sc) { heard.imported != nil }
+            #expect(!agent.hasPacket)
+            let c = try #require(heard.imported)
+            if isTaken {
+                #expect(sc_ready(c) == 0 && sc_ready(c) == -ESTALE)
+                #expect(try agent.next().type == SC_WIRE_READY)
+                try agent.say(SC_WIRE_GONE, number)
+                dispatch(sc) { heard.calls.last == "gone" }
+                #expect(heard.calls.last == "gone")
+            } else {
+                #expect(sc_refuse(c, "another file") == 0)
+                let refused = try agent.next().bytes.withUnsafeBytes { $0.loadUnaligned(as: sc_wire_reason.self) }
+                let text = withUnsafeBytes(of: refused.text) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
+                #expect(refused.head.type == SC_WIRE_REFUSED.rawValue && refused.head.continuation == number && text == "another file")
+            }
+        }
         sc_close(sc)
         close(pair.server)
         close(pair.client)

@@ -35,7 +35,8 @@ private struct Cipher {
         let agent = try FakeAgent(Self.path)
         let child = try spawn(
             [Lab.program("sc-logged"), "serve", "127.0.0.1", String(port)] + options,
-            environment: currentEnvironment().filter { !$0.hasPrefix("SC_AGENT_SOCKET=") } + ["SC_AGENT_SOCKET=\(Self.path)"], in: nil, standard: (-1, -1, 2), passing: [], listenPID: false)
+            environment: currentEnvironment().filter { !$0.hasPrefix("SC_AGENT_SOCKET=") } + ["SC_AGENT_SOCKET=\(Self.path)"], in: nil,
+            standard: (-1, -1, 2), passing: [], listenPID: false)
         var isAlive = true
         func endServer() {
             guard isAlive else { return }
@@ -60,7 +61,10 @@ private struct Cipher {
         // Before its first export there is nothing to be taken up.
         try #require(eventually(within: .seconds(5)) { (try? memory.session(number, role: "client")) != nil })
 
-        var (sent, received): ([UInt8], [UInt8]) = ([], [])
+        // With the first answer the first export is there as well.
+        var (sent, received): ([UInt8], [UInt8]) = ([1], [])
+        _ = send(client, sent, 1, 0)
+        while received.isEmpty, cproc_poll(client, Int16(POLLIN), 3000) > 0 { hear(client, &received) }
         let end = monotonicNanoseconds() + UInt64(microseconds) * 1000
         var state: UInt64 = UInt64(microseconds) + 1
         while monotonicNanoseconds() < end {

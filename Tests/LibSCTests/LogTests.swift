@@ -206,7 +206,7 @@ private final class Server {
             number, hashed: UInt64(count), hash: sc_memory_hash(0, text, UInt64(count)), literal: String(text.dropFirst(count)))
         let pair = try tcpPair()
         try agent.bring(number, state: "abc", version: 7, fd: pair.server)
-        server.dispatch { server.calls == ["import"] }
+        server.dispatch { !server.calls.isEmpty }
         close(pair.server)
         let answer = try agent.next()
         guard server.logs else {
@@ -280,6 +280,27 @@ private final class Server {
         let session = try server.accept()
         #expect(try agent.next().type == SC_WIRE_ASSOCIATE)
         #expect(sc_log(session.c, session.fd, 0) == 0)
+        close(session.fd)
+        close(session.client)
+    }
+
+    @Test func `input can be read where the log has it, until it is full`() throws {
+        unlink(path)
+        let server = try Server(path)
+        let session = try server.accept()
+        var bytes: UnsafeRawPointer?
+        #expect(sc_recv_in_place(session.c, session.fd, &bytes, 10, 0) == -EOPNOTSUPP)
+        #expect(sc_log(session.c, session.fd, 4096) == 0)
+        #expect(sc_recv_in_place(session.c, session.fd, &bytes, 10, Int32(MSG_DONTWAIT)) == -EAGAIN)
+        #expect(sc_recv_in_place(session.c, session.fd, &bytes, 10, Int32(MSG_PEEK)) == -EOPNOTSUPP)
+        say(session.client, String(repeating: "x", count: 4095) + "yz")
+        #expect(sc_recv_in_place(session.c, session.fd, &bytes, 4000, 0) == 4000)
+        let first = bytes
+        #expect(sc_recv_in_place(session.c, session.fd, &bytes, 4000, 0) == 96 && bytes == first! + 4000)
+        #expect(first!.load(fromByteOffset: 4095, as: UInt8.self) == UInt8(ascii: "y"))
+        #expect(sc_recv_in_place(session.c, session.fd, &bytes, 1, 0) == -ENOBUFS)
+        #expect(sc_export(session.c, "state", 5) == 0 && sc_recv_in_place(session.c, session.fd, &bytes, 100, 0) == 1)
+        #expect(bytes!.load(as: UInt8.self) == UInt8(ascii: "z"))
         close(session.fd)
         close(session.client)
     }

@@ -21,7 +21,7 @@ import Testing
                     try? continuation.parked()
                 },
                 resume: { $0.session.served = true }, gone: { $0.end() },
-                offer: offers ? { $0.decline("enough") } : nil, import: offers ? { _, _ in } : nil))
+                offer: offers ? { $0.decline("version \($0.stateVersion), part \"\($0.part)\"") } : nil, import: offers ? { _, _ in } : nil))
     }
 
     private func failure(_ body: () throws(SCError) -> Void) -> SCError? {
@@ -66,6 +66,27 @@ import Testing
         try #require(kept != nil && session != nil)
         kept?.end()
         #expect(kept == nil && session == nil)
+    }
+
+    @Test func `an offer says what would come, and its refusal why it does not`() throws {
+        let path = "/tmp/sc-swift-\(getpid()).sock"
+        setenv("SC_AGENT_SOCKET", path, 1)
+        defer { unsetenv("SC_AGENT_SOCKET") }
+        let agent = try FakeAgent(path)
+        let part = try participant(offers: true)
+        _ = try agent.accept()
+        try agent.welcome(version: 3)
+        try part.acceptOffers(true)
+        try part.dispatch()
+        try agent.offer(1 << 63, peer: "192.0.2.1:9", version: 7)
+        try part.dispatch()
+        _ = try agent.next()
+        let refused = try agent.next()
+        #expect(refused.type == SC_WIRE_REFUSED && String(decoding: refused.bytes, as: UTF8.self).contains("version 7, part \"\""))
+        try agent.takePart(1 << 63 + 1, "worker")
+        try agent.offer(1 << 63 + 1, peer: "192.0.2.1:9", version: 8)
+        try part.dispatch()
+        #expect(String(decoding: try agent.next().bytes, as: UTF8.self).contains("version 8, part \"worker\""))
     }
 
     @Test func `an agent that asks gets the state, and the session goes on when it stays`() throws {

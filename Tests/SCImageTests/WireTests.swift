@@ -24,6 +24,7 @@ extension Seeded {
 
     fileprivate mutating func offer() -> Offer {
         var offer = Offer()
+        offer.stateVersion = 7
         (offer.tool, offer.host, offer.steering) = (text(), text(), text())
         offer.fence = text()
         let oldest = number(UInt16.self)

@@ -95,6 +95,9 @@ final class Server {
                     continuation.session.continuation = nil
                 },
                 offer: { offer in
+                    guard [0, Session.stateVersion].contains(offer.stateVersion) else {
+                        return offer.decline("its state has a form that this server does not know")
+                    }
                     let session = Session(-1)
                     session.continuation = try? offer.accept(session)
                 },

@@ -1,7 +1,7 @@
 // An echo server whose sessions can move: one event loop, many clients, and two numbers of state for each.
 //
 // It answers every line with "LINE n: text", where n counts the lines of the session, on whichever host they arrived. Everything that makes the
-// sessions movable is marked with "libsc".
+// sessions movable is marked with "libsc". With "survive" they also outlive this process.
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -29,6 +29,7 @@ struct session {
 
 static int loop;
 static sc_t *sc;
+static int survives; // libsc
 
 static void watch(int fd, void *what) {
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = what};
@@ -47,13 +48,19 @@ static void end(struct session *session) {
 static int answer(struct session *session, const char *line, size_t length) {
     char text[LINE_MAX_BYTES + 64];
     int size = snprintf(text, sizeof text, "LINE %llu: %.*s\n", (unsigned long long)++session->state.lines, (int)length, line);
-    return send(session->fd, text, (size_t)size, MSG_NOSIGNAL) == size ? 0 : -1;
+    return sc_send(session->continuation, session->fd, text, (size_t)size, MSG_NOSIGNAL) == size ? 0 : -1; // libsc: send(2), and the log
+}
+
+/// libsc. The incomplete line comes along: it was read from the socket already.
+static void export(struct session *session) {
+    sc_export(session->continuation, &session->state, offsetof(__typeof__(session->state), line) + session->state.length);
 }
 
 static void serve(struct session *session) {
     char *line = session->state.line;
-    ssize_t count = recv(session->fd, line + session->state.length, sizeof session->state.line - session->state.length, MSG_DONTWAIT);
-    if (count < 0 && errno == EAGAIN) return;
+    size_t room = sizeof session->state.line - session->state.length;
+    ssize_t count = sc_recv(session->continuation, session->fd, line + session->state.length, room, MSG_DONTWAIT); // libsc: recv(2), and the log
+    if (count == -EAGAIN) return;
     if (count <= 0) return end(session);
     session->state.bytes += (uint64_t)count;
     session->state.length += (uint32_t)count;
@@ -64,7 +71,8 @@ static void serve(struct session *session) {
         session->state.length -= (uint32_t)length + 1;
         memmove(line, newline + 1, session->state.length);
     }
-    if (session->state.length == sizeof session->state.line) end(session);
+    if (session->state.length == sizeof session->state.line) return end(session);
+    if (survives) export(session); // libsc: a safe point, should this process be killed in the next step
 }
 
 // libsc: what the library asks of us. All of it is called between two steps of the loop, so a session is always at a safe point here.
@@ -72,8 +80,7 @@ static void serve(struct session *session) {
 static void park(sc_continuation_t *c, void *what) {
     struct session *session = what;
     epoll_ctl(loop, EPOLL_CTL_DEL, session->fd, NULL);
-    // The incomplete line comes along: it was read from the socket already.
-    sc_export(c, &session->state, offsetof(__typeof__(session->state), line) + session->state.length);
+    export(session);
     sc_parked(c);
 }
 
@@ -93,6 +100,8 @@ static void gone(sc_continuation_t *c, void *what) {
 
 static void offer(sc_t *sc, sc_offer_t *offer, void *user) {
     (void)sc, (void)user;
+    uint32_t version = sc_offer_state_version(offer);
+    if (version != 0 && version != STATE_VERSION) return sc_decline(offer, "its state has a form that this server does not know");
     struct session *session = calloc(1, sizeof *session);
     if (session == NULL) return sc_decline(offer, "no memory");
     session->fd = -1;
@@ -100,7 +109,6 @@ static void offer(sc_t *sc, sc_offer_t *offer, void *user) {
 }
 
 static int import(sc_continuation_t *c, void *what, const sc_import_t *import) {
-    (void)c;
     struct session *session = what;
     size_t fixed = offsetof(__typeof__(session->state), line);
     int result = import->state_version != STATE_VERSION ? -EPROTONOSUPPORT
@@ -111,6 +119,7 @@ static int import(sc_continuation_t *c, void *what, const sc_import_t *import) {
     }
     memcpy(&session->state, import->state, import->length);
     session->fd = import->fds[0];
+    if (survives) sc_log(c, session->fd, 0);
     return 0;
 }
 
@@ -122,15 +131,23 @@ static void accept_client(int listener) {
     int on = 1;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     // libsc
-    if (sc_create(sc, session, &session->continuation) == 0) sc_associate(session->continuation, fd, "client");
+    if (sc_create(sc, session, &session->continuation) < 0) {
+        close(fd);
+        return free(session);
+    }
+    sc_associate(session->continuation, fd, "client");
+    if (survives && sc_log(session->continuation, fd, 0) == 0) export(session);
     watch(fd, session);
 }
 
 int main(int argc, char **argv) {
-    if (argc != 3) return fprintf(stderr, "usage: echo ADDRESS PORT\n"), 2;
+    survives = argc == 4 && strcmp(argv[3], "survive") == 0;
+    if (argc != 3 + survives) return fprintf(stderr, "usage: echo ADDRESS PORT [survive]\n"), 2;
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(argv[2]))};
     int on = 1, listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    // Its successor listens beside it.
+    setsockopt(listener, SOL_SOCKET, SO_REUSEPORT, &on, sizeof on);
     // The service's address is at home on one host at a time.
     setsockopt(listener, IPPROTO_IP, IP_FREEBIND, &on, sizeof on);
     if (inet_pton(AF_INET, argv[1], &address.sin_addr) != 1 || bind(listener, (struct sockaddr *)&address, sizeof address) < 0
@@ -141,7 +158,7 @@ int main(int argc, char **argv) {
 
     // libsc
     sc_callbacks_t callbacks = {sizeof callbacks, park, resume, gone, offer, import};
-    int result = sc_open("echo", STATE_VERSION, &callbacks, NULL, 0, &sc);
+    int result = sc_open("echo", STATE_VERSION, &callbacks, NULL, survives ? SC_SURVIVE : 0, &sc);
     if (result < 0) return fprintf(stderr, "sc_open: %s\n", strerror(-result)), 1;
     sc_accept_offers(sc, 1);
     watch(sc_fd(sc), sc);

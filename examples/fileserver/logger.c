@@ -29,6 +29,6 @@ void run_logger(struct session *session) {
         state->logger.length -= (uint32_t)length;
         memmove(state->logger.line, newline + 1, state->logger.length);
         if (session->slow)
-            usleep((useconds_t)session->slow * 1000);
+            wait_for(-1, 0, -1, 0, session->slow);
     }
 }

@@ -68,6 +68,8 @@ static void gone(sc_continuation_t *c, void *session) {
 
 static void offer(sc_t *sc, sc_offer_t *offer, void *user) {
     (void)user;
+    if (sc_offer_state_version(offer) != 0 && sc_offer_state_version(offer) != STATE_VERSION)
+        return sc_decline(offer, "its state has a form that this server does not know");
     if (continuation || strcmp(sc_offer_part(offer), part) != 0)
         return sc_decline(offer, "this process does another part");
     // One session for each process.

@@ -43,6 +43,10 @@ struct cproc_message {
 /// Looks at the next message (MSG_PEEK | MSG_DONTWAIT; with SO_PEEK_OFF the one at the offset). Its descriptors come as duplicates, O_CLOEXEC and
 /// the caller's. Returns 0, EAGAIN when nothing waits there; an end of stream is a message of length 0.
 int cproc_peek_message(int socket, void *bytes, size_t capacity, int fds[CPROC_MAX_FDS], struct cproc_message *message);
+/// Of the `length` bytes of a stream that a peek has given together with descriptors: how many come before the message that has them. A peek names
+/// the descriptors of the next such message however little of it is read, so this one runs into memory that it cannot write to on that message's last
+/// byte, and the kernel counts whole messages only (unix_stream_read_generic() in net/unix/af_unix.c). SO_PEEK_OFF is where it was set before.
+int cproc_peek_before_fds(int socket, uint32_t length);
 /// Takes the next message out and drops it with its descriptors. Returns its length (for a stream, up to 64 KiB), EAGAIN when nothing waits.
 int cproc_drop_message(int socket);
 /// Sends one message without waiting, with its descriptors and, if not NULL, as `sender`. Returns the bytes sent; EAGAIN when there is no room.

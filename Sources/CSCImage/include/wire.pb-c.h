@@ -159,10 +159,16 @@ struct  Sc__Wire__Offer
   Sc__Image__LocalChannel **local_channels;
   size_t n_processes;
   Sc__Image__Process **processes;
+  /*
+   * The form of the state that the sessions' servers export, as they number it; absent: it is not known, or not the same for all of them. Of a session
+   * of several processes each Process has its own.
+   */
+  protobuf_c_boolean has_state_version;
+  uint32_t state_version;
 };
 #define SC__WIRE__OFFER__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&sc__wire__offer__descriptor) \
-    , 0, {0,NULL}, 0, 0, 0, {0,NULL}, 0,NULL, 0, {0,NULL}, 0, 0ull, 0, 0ull, 0, {0,NULL}, NULL, 0, 0ull, 0, 0ull, 0, 0u, 0, 0, 0, 0ull, 0, 0ull, 0, {0,NULL}, 0,NULL, 0,NULL }
+    , 0, {0,NULL}, 0, 0, 0, {0,NULL}, 0,NULL, 0, {0,NULL}, 0, 0ull, 0, 0ull, 0, {0,NULL}, NULL, 0, 0ull, 0, 0ull, 0, 0u, 0, 0, 0, 0ull, 0, 0ull, 0, {0,NULL}, 0,NULL, 0,NULL, 0, 0u }
 
 
 /*

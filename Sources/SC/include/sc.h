@@ -163,6 +163,10 @@ SC_API ssize_t sc_read(sc_continuation_t *c, int fd, void *bytes, size_t length)
 SC_API ssize_t sc_readv(sc_continuation_t *c, int fd, const struct iovec *parts, int count);
 SC_API ssize_t sc_recv(sc_continuation_t *c, int fd, void *bytes, size_t length, int flags);
 
+/// As sc_recv, without a copy: `*bytes` are the log's own, one call's behind the former's, to be read until the next sc_export. EOPNOTSUPP: `fd` has no
+/// log; ENOBUFS: it is full, export first.
+SC_API ssize_t sc_recv_in_place(sc_continuation_t *c, int fd, const void **bytes, size_t length, int flags);
+
 /// As write(2), writev(2), send(2) and sendfile(2), with -errno as result; never SIGPIPE. Output that the client has already is compared and counts as
 /// written. EILSEQ: it differs; the connection has been reset, end the session. EBUSY as above; EOPNOTSUPP: other flags than MSG_DONTWAIT, MSG_NOSIGNAL
 /// and MSG_MORE. With a log, sc_sendfile copies the file's bytes.
@@ -191,6 +195,9 @@ SC_API const char *sc_offer_part(const sc_offer_t *offer);
 SC_API const char *sc_offer_local(const sc_offer_t *offer);
 SC_API const char *sc_offer_peer(const sc_offer_t *offer);
 SC_API size_t sc_offer_state_bytes(const sc_offer_t *offer);
+
+/// The form of the state, as the exporter's sc_open has it; 0: not known. One that this server cannot import is declined now, while that costs nothing.
+SC_API uint32_t sc_offer_state_version(const sc_offer_t *offer);
 
 /// Yes: `*out` is the continuation that will be imported. The offer is no more. ESTALE: it has been withdrawn; ENOMEM.
 SC_API int sc_accept(sc_offer_t *offer, void *session, sc_continuation_t **out);

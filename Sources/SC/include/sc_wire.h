@@ -10,7 +10,7 @@
 #define SC_WIRE_MAGIC 0x31306373u // "sc01"
 /// The versions of this protocol that this code speaks.
 #define SC_WIRE_OLDEST 1
-#define SC_WIRE_NEWEST 3 // 2: MEMORY, DIFFERS, REPEAT, and the flags of IMPORT; 3: JOIN, PART, and channels that are no TCP connections
+#define SC_WIRE_NEWEST 3 // 2: MEMORY, DIFFERS, REPEAT; 3: JOIN, PART, and channels that are no TCP connections
 
 #define SC_WIRE_NAME 64     // a service's name, with its NUL
 #define SC_WIRE_ROLE 32     // a role, with its NUL
@@ -81,8 +81,6 @@ struct sc_wire_reason {
 
 /// The server held the session still when it told this (a former agent had asked for that).
 #define SC_WIRE_IS_PARKED 1u
-/// It had come with SC_WIRE_OF_ANOTHER.
-#define SC_WIRE_IS_OF_ANOTHER 2u
 
 struct sc_wire_associate {
     struct sc_wire_head head;
@@ -126,15 +124,13 @@ struct sc_wire_park {
 
 struct sc_wire_offer {
     struct sc_wire_head head;
-    uint32_t state_bytes, reserved; // at most
+    uint32_t state_bytes;     // at most
+    uint32_t state_version;   // 0: not known
     char local[64], peer[64];       // IP:PORT, IPv6 in brackets
 };
 
-/// The connection is another process's until GONE or RESUME says what it is: nothing can be read off the socket.
-#define SC_WIRE_OF_ANOTHER 1u
-
 struct sc_wire_import {
     struct sc_wire_head head;
-    uint32_t state_version, state_length, channels, flags;
+    uint32_t state_version, state_length, channels, reserved;
     char roles[SC_WIRE_CHANNELS][SC_WIRE_ROLE];
 };

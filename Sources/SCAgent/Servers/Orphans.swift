@@ -69,13 +69,19 @@ final class Orphans {
         hearWorkers()
         var kept = 0
         for continuation in server.continuations.values {
-            if case .asked(let mover) = continuation.state { mover.died() }
+            // Before a mover touches the socket.
+            let counted = continuation.connection.flatMap { SocketView($0.descriptor.raw).counted }
+            if case .asked(let mover) = continuation.state {
+                continuation.counted = counted
+                mover.died()
+            }
             guard case .running = continuation.state else { continue }
             do throws(CheckpointError) {
                 guard seconds > 0, continuation.isAlone, let channel = continuation.connection else {
                     throw LoggedSession.lost(seconds > 0 ? "it is one of several processes" : "the policy leaves it no time")
                 }
-                guard let counted = SocketView(channel.descriptor.raw).counted else { throw LoggedSession.lost("its connection has ended") }
+                guard let counted else { throw LoggedSession.lost("its connection has ended") }
+                continuation.counted = counted
                 _ = try memory.session(continuation.number, role: channel.role).resolve(read: counted.read, written: counted.written)
                 kept += 1
             } catch {
@@ -94,7 +100,7 @@ final class Orphans {
         if !why.isEmpty, FailedMove.keep != nil, let session = lastWords(of: continuation) {
             lost[Death(service: continuation.server.service ?? "", pid: continuation.server.pid, why: why), default: []].append(session)
         }
-        for channel in continuation.channels.values {
+        for channel in continuation.channels.values where channel.isConnection {
             if !SocketView(channel.descriptor.raw).hasEnded {
                 log("session-ended", ["service": continuation.server.service ?? "-", "peer": channel.peer, "reason": why])
             }

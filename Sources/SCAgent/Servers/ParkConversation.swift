@@ -27,6 +27,7 @@ final class ParkConversation {
         for entry in known where !continuations.contains(where: { $0.continuation === entry.continuation }) { continuations.append(entry) }
         var answer = LocalAnswer()
         answer.known = known.map(\.inode)
+        answer.versions = known.map(\.continuation.server.stateVersion)
         var seen: Set<GroupName> = []
         answer.groups = known.compactMap { inode, continuation in
             guard let part = continuation.part, seen.insert(part.group).inserted else { return nil }
@@ -36,7 +37,7 @@ final class ParkConversation {
                 socket: inode,
                 parts: parts.map { part in
                     .init(
-                        name: part.part?.name ?? "", pid: part.server.pid,
+                        name: part.part?.name ?? "", pid: part.server.pid, version: part.server.stateVersion,
                         descriptors: part.channels.sorted { $0.key < $1.key }.map { .init(fd: $0.value.number, role: $0.value.role) })
                 })
         }
@@ -57,7 +58,8 @@ final class ParkConversation {
             if place == files.count { files.append(memory.file) }
             places[ObjectIdentifier(continuation.server)] = place
             return LoggedAnswer(
-                socket: inode, role: channel.role, number: continuation.number, file: place, isOrphan: continuation.server.isDead)
+                socket: inode, role: channel.role, number: continuation.number, file: place, isOrphan: continuation.server.isDead,
+                read: continuation.counted?.read, written: continuation.counted?.written)
         }
         return (answers, files)
     }

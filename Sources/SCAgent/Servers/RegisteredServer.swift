@@ -47,6 +47,8 @@ final class RegisteredContinuation {
     var connection: Channel? { channels.values.first { $0.isConnection } }
     /// It can be served from what its server keeps in memory: a session of one process and one connection.
     var isAlone: Bool { part == nil && channels.count == 1 && connection != nil }
+    /// The kernel's counters when the server had died.
+    var counted: (read: UInt64, written: UInt64)?
 
     init(_ number: UInt64, of server: RegisteredServer) { (self.number, self.server) = (number, server) }
 }
@@ -61,6 +63,8 @@ final class RegisteredServer {
     private(set) var service: String?
     /// Of the protocol.
     private(set) var version: UInt16 = 0
+    /// Of the state that it exports.
+    private(set) var stateVersion: UInt32 = 0
     private(set) var accepts = false
     private(set) var memory: ServerMemory?
     /// Readable when the process has ended; nil on a kernel without pidfds.
@@ -159,7 +163,7 @@ final class RegisteredServer {
             throw CheckpointError("process \(pid) may not register", why: text, errno: error)
         }
         service = name
-        version = min(hello.newest, UInt16(SC_WIRE_NEWEST))
+        (version, stateVersion) = (min(hello.newest, UInt16(SC_WIRE_NEWEST)), hello.state_version)
         outbox.send(
             sc_wire_welcome(head: packetHead(SC_WIRE_WELCOME, 0, sc_wire_welcome.self), version: UInt32(version), pid: UInt32(getpid())))
     }

@@ -7,10 +7,12 @@ import SCEngine
 /// The sessions of a move whose servers take part.
 package final class ServerParking: SessionParking {
     package let sockets: Set<UInt64>
+    package let stateVersions: [UInt64: UInt32]
     package let groups: [DeclaredGroup]
     private let connection: SharedDescriptor
     private let deadline: Int
     private let memories: [(entry: LoggedAnswer, memory: ServerMemory)]
+    package var orphanCount: Int { memories.count { $0.entry.isOrphan } }
     package var logged: Set<UInt64> { Set(memories.map(\.entry.socket)) }
 
     /// nil: no agent runs here, or it knows none of the sockets. `deadline` is the time in milliseconds that the servers have to park.
@@ -25,21 +27,28 @@ package final class ServerParking: SessionParking {
             DeclaredGroup(
                 socket: group.socket,
                 parts: group.parts.map { part in
-                    .init(name: part.name, pid: part.pid, descriptors: part.descriptors.map { ($0.fd, $0.role) })
+                    .init(name: part.name, pid: part.pid, descriptors: part.descriptors.map { ($0.fd, $0.role) }, stateVersion: part.version)
                 })
         }
-        return ServerParking(connection, Set(known), groups, memories, deadline)
+        let versions = Dictionary(zip(known, answer.versions ?? []), uniquingKeysWith: { first, _ in first })
+        return ServerParking(connection, Set(known), versions, groups, memories, deadline)
     }
 
     private init(
-        _ connection: SharedDescriptor, _ sockets: Set<UInt64>, _ groups: [DeclaredGroup], _ memories: [(LoggedAnswer, ServerMemory)], _ deadline: Int
+        _ connection: SharedDescriptor, _ sockets: Set<UInt64>, _ stateVersions: [UInt64: UInt32], _ groups: [DeclaredGroup],
+        _ memories: [(LoggedAnswer, ServerMemory)], _ deadline: Int
     ) {
-        (self.connection, self.sockets, self.groups, self.memories, self.deadline) = (connection, sockets, groups, memories, deadline)
+        (self.connection, self.sockets, self.stateVersions, self.groups) = (connection, sockets, stateVersions, groups)
+        (self.memories, self.deadline) = (memories, deadline)
     }
 
     package func seize() throws(CheckpointError) -> [UInt64: LoggedSession] {
         var result: [UInt64: LoggedSession] = [:]
-        for (entry, memory) in memories { result[entry.socket] = try memory.session(entry.number, role: entry.role) }
+        for (entry, memory) in memories {
+            var session = try memory.session(entry.number, role: entry.role)
+            if let read = entry.read, let written = entry.written { session.final = (read, written) }
+            result[entry.socket] = session
+        }
         return result
     }
 

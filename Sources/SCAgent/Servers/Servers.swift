@@ -9,21 +9,21 @@ import SCImage
 /// The agent's registry. It lives in the agent's loop: `entries` are waited for, `handle` does what is due.
 final class Servers {
     let policy: () -> Policy
-    private let log: (String, [String: String]) -> Void
+    let log: (String, [String: String]) -> Void
     private let listener: SharedDescriptor
-    private var acceptors: [String: SharedDescriptor] = [:]
-    private var servers: [RegisteredServer] = []
+    var acceptors: [String: SharedDescriptor] = [:]
+    var servers: [RegisteredServer] = []
     private var movers: [ParkConversation] = []
-    private var receivers: [ReceiverConversation] = []
+    var receivers: [ReceiverConversation] = []
     private var watched: [RegisteredContinuation] = []
     private var bySocket: [UInt64: RegisteredContinuation] = [:]
-    private var byFlow: [String: RegisteredContinuation] = [:]
+    var byFlow: [String: RegisteredContinuation] = [:]
     private var groups: [GroupName: [RegisteredContinuation]] = [:]
     /// Connections that have ended while their process has not: it may be about to end, or to connect again.
     private var lost: [(server: RegisteredServer, until: Deadline)] = []
     private(set) var orphans: Orphans!
-    private var offers: UInt64 = 1 << 63
-    private var turns = 0
+    var offers: UInt64 = 1 << 63
+    var turns = 0
 
     /// How long a session that was parked for a former agent is left alone before its socket is looked at: its mover may not have locked it yet.
     private static let grace: UInt64 = 2_000_000_000
@@ -240,67 +240,12 @@ final class Servers {
             let view = parts.compactMap(\.connection).first.map { SocketView($0.descriptor.raw) }
             let isHere = view?.tcpInfo.map { $0.state != UInt8(TCPState.close.rawValue) } ?? false
             if let view, isHere, view.isInRepairMode { continue }
+            // It may have been let go for a server of this host, and be put back.
+            if !isHere, parts.compactMap(\.connection).contains(where: { Journal.isOpen(forSocket: $0.inode) }) { continue }
             // All at once: the connection, which tells, goes with the part that has it.
             for part in parts {
                 guard case .watched = part.state else { continue }
                 isHere ? part.server.resume(part) : part.server.gone(part)
-            }
-        }
-    }
-
-    // MARK: Offers
-
-    func hasServer(of service: String) -> Bool { servers.contains { $0.service == service && $0.accepts } }
-
-    /// The servers of a service take turns; the one that has the session is not offered it.
-    func nextServer(of service: String, local: String, peer: String, besides tried: [RegisteredServer] = []) -> RegisteredServer? {
-        let session = byFlow[RegisteredContinuation.Channel.flow(local, peer)]
-        let owners = session.map { parts(of: $0).map(\.server) } ?? []
-        let able = servers.filter { server in
-            server.service == service && server.accepts && !(owners + tried).contains { $0 === server }
-        }
-        guard !able.isEmpty else { return nil }
-        turns += 1
-        return able[turns % able.count]
-    }
-
-    func nextOffer() -> UInt64 {
-        offers += 1
-        return offers
-    }
-
-    /// False: the offer has been withdrawn meanwhile.
-    func accepted(_ offer: UInt64, as continuation: UInt64) -> Bool { receivers.contains { $0.accepted(offer, as: continuation) } }
-    func declined(_ number: UInt64, by server: RegisteredServer, _ reason: String) { _ = receivers.first { $0.declined(number, by: server, reason) } }
-    func ready(_ number: UInt64, at server: RegisteredServer) { _ = receivers.first { $0.ready(number, at: server) } }
-
-    /// A successor has produced other output than the client has.
-    func differed(_ number: UInt64, at server: RegisteredServer, _ what: String) {
-        let peer = server.continuations[number]?.channels.values.first?.peer
-        log("session-ended", ["service": server.service ?? "-", "peer": peer ?? "-", "pid": String(server.pid), "reason": what])
-    }
-
-    /// A service has an acceptor here exactly while one of its servers takes sessions, so that a move without one is refused at once.
-    func updateAcceptors() {
-        let wanted = Set(servers.filter(\.accepts).compactMap(\.service))
-        for name in acceptors.keys where !wanted.contains(name) {
-            acceptors[name] = nil
-            unlink(AgentListeners.serverAcceptor(name))
-        }
-        for name in wanted where acceptors[name] == nil {
-            do throws(CheckpointError) {
-                acceptors[name] = try AgentListeners.packets(StateDirectory.file("\(name).sock", in: "servers"), mode: 0o600)
-                log("server-ready", ["service": name])
-            } catch {
-                log("server-refused", ["service": name, "reason": error.description])
-            }
-        }
-    }
-
-    var status: [AgentStatus.Server] {
-        (servers + orphans.dead).compactMap { server in
-            server.service.map {
-                .init(service: $0, pid: server.pid, sessions: server.continuations.count, accepts: server.accepts, isDead: server.isDead)
             }
         }
     }

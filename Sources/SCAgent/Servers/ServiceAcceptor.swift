@@ -20,6 +20,7 @@ private struct ReceiverMessage: Decodable {
     }
     var type: String
     var flows: [Flow]?
+    /// Of a session of several processes.
     var names: [String]?
     var channels: [Channel]?
     var state_bytes: Int?
@@ -60,6 +61,8 @@ final class ReceiverConversation {
     /// Of a session of several processes.
     private var group = [UInt8](repeating: 0, count: Int(SC_WIRE_GROUP))
     private var stateBytes = 0
+    /// The form of the state, by part; of sessions of one process under "".
+    private var versions: [String: UInt32] = [:]
 
     init(_ connection: SharedDescriptor, _ service: String, in servers: Servers) {
         (self.connection, self.service, self.servers) = (connection, service, servers)
@@ -100,6 +103,8 @@ final class ReceiverConversation {
 
     private func offer(_ message: ReceiverMessage) {
         stateBytes = message.state_bytes ?? 0
+        for state in message.states ?? [] { versions[state.process] = state.version }
+        versions[""] = message.state_version
         let flows = message.flows ?? []
         guard let first = flows.first else { return decline("the offer names no connection") }
         if let names = message.names, !names.isEmpty {
@@ -140,6 +145,7 @@ final class ReceiverConversation {
         var offer = sc_wire_offer()
         offer.head = packetHead(SC_WIRE_OFFER, offers[index].number, sc_wire_offer.self)
         offer.state_bytes = UInt32(clamping: min(stateBytes, Int(SC_WIRE_STATE)))
+        offer.state_version = versions[offers[index].part ?? ""] ?? 0
         setField(&offer.local, to: local)
         setField(&offer.peer, to: peer)
         guard server.outbox.send(offer) else {

@@ -1,7 +1,6 @@
 // The local channels of a session whose processes stand still: read without consuming a byte, and emptied once they live elsewhere.
 //
-// Pipes are copied by tee(2); Unix and UDP sockets are read by MSG_PEEK with SO_PEEK_OFF, which is put back. A peek of one message after the other keeps
-// boundaries, empty messages and the descriptors in flight; one large MSG_PEEK would stop at the first descriptor.
+// Pipes are copied by tee(2), sockets are read by MSG_PEEK.
 
 import CProc
 import Glibc
@@ -46,7 +45,10 @@ package final class LocalCapture {
                 if withQueues {
                     switch end.kind {
                     case .pipe: if pipes.insert(end.inode).inserted { try readPipe(end, into: &channel) }
-                    case .unix, .udp: try readSocket(index, into: &channel)
+                    case .unix, .udp:
+                        let peek = SocketPeek(copies[index].raw, channel.detail) { raw throws(CheckpointError) in try self.channelIndex(of: raw) }
+                        try peek.read(into: &channel)
+                        if let peer = end.peer { try requireNothingHidden(channel, sender: copies[peer].raw) }
                     default: break
                     }
                 }
@@ -152,60 +154,6 @@ package final class LocalCapture {
         }
     }
 
-    private func readSocket(_ index: Int, into channel: inout LocalChannel) throws(CheckpointError) {
-        let socket = copies[index].raw
-        let peekOffset = SocketView(socket).option(SOL_SOCKET, Self.peekOff) ?? -1
-        try check(cproc_setsockopt_int(socket, SOL_SOCKET, Self.peekOff, 0), "peeking from its beginning")
-        defer { _ = cproc_setsockopt_int(socket, SOL_SOCKET, Self.peekOff, peekOffset) }
-        var (isStream, isShut) = (false, false)
-        if case .unix(let state) = channel.detail {
-            (isStream, isShut) = (state.type == Int32(SOCK_STREAM.rawValue), state.shutdown & 1 != 0 || state.peer == nil)
-        }
-        var buffer = [UInt8](repeating: 0, count: 256 << 10)
-        var empty = 0
-        while empty <= Self.emptyLimit {
-            var fds = [Int32](repeating: -1, count: Int(CPROC_MAX_FDS))
-            var message = cproc_message()
-            let result = cproc_peek_message(socket, &buffer, buffer.count, &fds, &message)
-            // An error that an earlier datagram has left behind is told once, and is not this one's.
-            if result == -ECONNREFUSED { continue }
-            if result == -EAGAIN { break }
-            try check(result, "peeking at its queue", advice: result == -EMFILE ? "Raise the descriptor limit (ulimit -n)" : "")
-            let passed = fds.prefix(Int(message.nfds)).map { SharedDescriptor($0) }
-            if message.is_truncated != 0 {
-                // Again, from where this message began.
-                buffer = [UInt8](repeating: 0, count: Int(message.length))
-                try check(cproc_setsockopt_int(socket, SOL_SOCKET, Self.peekOff, Int32(clamping: channel.queue.count)), "peeking")
-                continue
-            }
-            if message.length == 0 {
-                // The end of a stream; of messages, an empty one or, from a closed or shut end, perhaps the end.
-                if isStream { break }
-                empty += 1
-                guard isShut else {
-                    channel.messages.append(QueuedMessage(length: 0, sender: message.senderCredentials))
-                    empty = 0
-                    continue
-                }
-                continue
-            }
-            channel.messages += (0..<empty).map { _ in QueuedMessage(length: 0) }
-            empty = 0
-            channel.queue += buffer.prefix(Int(message.length))
-            var queued = QueuedMessage(length: Int(message.length), sender: message.senderCredentials)
-            for descriptor in passed { queued.descriptors.append(try channelIndex(of: descriptor.raw)) }
-            if isStream, queued.descriptors.isEmpty, let last = channel.messages.last, last.descriptors.isEmpty, last.sender == queued.sender {
-                channel.messages[channel.messages.count - 1].length += queued.length
-            } else {
-                channel.messages.append(queued)
-            }
-        }
-    }
-
-    private static let peekOff: Int32 = 42  // SO_PEEK_OFF
-    /// At the end of messages a peek says "empty" for ever: so many in a row are the end.
-    private static let emptyLimit = 64
-
     /// Which channel a descriptor in flight is; one that is none of the session's cannot be rebuilt.
     private func channelIndex(of raw: Int32) throws(CheckpointError) -> Int {
         for (index, other) in (connections + copies.map(\.raw)).enumerated() where inode(of: other) == inode(of: raw) {
@@ -228,7 +176,7 @@ package final class LocalCapture {
             if SocketView(raw).domain == AF_UNIX {
                 // At the end of a stream, and of messages from a closed end, there is 0 for ever.
                 var empty = 0
-                while empty <= emptyLimit {
+                while empty <= SocketPeek.emptyLimit {
                     let result = cproc_drop_message(raw)
                     if result < 0 { break }
                     empty = result == 0 ? empty + 1 : 0
@@ -246,19 +194,23 @@ package final class LocalCapture {
 }
 
 extension SourceEntry.Local {
+    /// Its descriptor, if it is still that channel.
+    private var descriptor: SharedDescriptor? {
+        guard let copy = (try? TargetProcess(pid: pid))?.duplicate(fd, withInode: inode) else { return nil }
+        return SharedDescriptor(copy)
+    }
+
     /// Empties those that are still there.
     static func empty(_ locals: [SourceEntry.Local]) {
-        var descriptors: [SharedDescriptor] = []
-        for local in locals {
-            guard let copy = (try? TargetProcess(pid: local.pid))?.duplicate(local.fd, withInode: local.inode) else { continue }
-            descriptors.append(SharedDescriptor(copy))
-        }
+        let descriptors = locals.compactMap(\.descriptor)
         withExtendedLifetime(descriptors) { LocalCapture.empty(descriptors.map(\.raw)) }
     }
-}
 
-extension cproc_message {
-    fileprivate var senderCredentials: Credentials? {
-        has_sender == 0 ? nil : Credentials(pid: sender.pid, uid: sender.uid, gid: sender.gid)
+    /// Puts back what a capture that was killed in its middle has changed.
+    static func putBack(_ locals: [SourceEntry.Local]) {
+        for local in locals {
+            guard let offset = local.peekOffset, let descriptor = local.descriptor else { continue }
+            SocketPeek.setOffset(of: descriptor.raw, offset)
+        }
     }
 }

@@ -115,13 +115,19 @@ package final class SessionCapture {
         return try logged.resolve(read: counted.read, written: counted.written)
     }
 
+    /// The form of the state that the sessions' servers export; 0: not known, or several.
+    package var stateVersion: UInt32 {
+        let versions = Set(parking?.stateVersions.values.map(\.self) ?? [])
+        return parking?.stateVersions.count == selected.count && versions.count == 1 ? versions.first! : 0
+    }
+
     /// What the processes of a declared group said when they parked.
     package var parkedParts: [ParkedSession.PartState] { parked.values.first { !$0.parts.isEmpty }?.parts ?? [] }
 
-    /// The most bytes of state that the servers can export, and of their logs.
+    /// The most bytes of state that the servers can export, and of what dead ones have logged.
     package var exportLimit: Int {
         let servers = (parking?.sockets.count ?? 0) + (parking?.groups.reduce(0) { $0 + $1.parts.count } ?? 0)
-        return servers * exportedStateLimit + (parking?.logged.count ?? 0) * loggedLimit
+        return servers * exportedStateLimit + (parking?.orphanCount ?? 0) * loggedLimit
     }
 
     /// The servers park and the processes stand still until `giveBack`, `letGo` or `keepHeld`.
@@ -169,7 +175,10 @@ package final class SessionCapture {
     /// meanwhile; only a connection that never holds still is locked for the some ten microseconds of its dump.
     package func snapshot() throws(CheckpointError) -> [TCPChannel] {
         // One that does not park or stop gives back those that did.
-        defer { stopped.resume() }
+        defer {
+            stopped.resume()
+            parking?.resume()
+        }
         try stop()
         try group?.cut(connections: sockets.map(\.raw))
         var channels: [TCPChannel] = []

@@ -4,6 +4,19 @@ import CProc
 import Glibc
 import SCImage
 
+extension SessionParking {
+    /// The session of several processes that these connections are; nil when each is a session of one. Refused when they are more than that one.
+    package func group(of selected: [SelectedSession]) throws(CheckpointError) -> GroupCapture? {
+        guard let declared = groups.first else { return nil }
+        guard groups.count == 1, sockets == Set(selected.map(\.channel.inode)) else {
+            throw CheckpointError(
+                "cannot take these sessions together", why: "one of them is served by several processes, and goes alone", errno: EOPNOTSUPP,
+                advice: "Take them one by one, with --peer, or let drain do it")
+        }
+        return try GroupCapture(declared, selected)
+    }
+}
+
 extension GroupChannels {
     /// The group as its servers have declared it, with the names that they have for their channels. Nothing is guessed and nothing left behind: what leads
     /// out of the session, or belongs to it and cannot be moved, is refused.

@@ -67,6 +67,15 @@ package final class GroupCapture: @unchecked Sendable {
         channels = try capture(withQueues: false, connections: group.connections.map { _ in -1 }).1
     }
 
+    /// The processes for an offer.
+    package var offered: [SessionProcess] {
+        var processes = group.processes
+        for index in processes.indices {
+            processes[index].stateVersion = declared?.parts.first { $0.name == processes[index].role }?.stateVersion ?? 0
+        }
+        return processes
+    }
+
     /// All that have to be stopped for the cut.
     package var processesToStop: [TargetProcess] { declared == nil ? group.processesToStop : [] }
 
@@ -115,8 +124,12 @@ package final class GroupCapture: @unchecked Sendable {
 
     /// For a journal: where to find the channels whose bytes are taken out at the end.
     package var journalRecord: [SourceEntry.Local] {
-        group.ends.filter { $0.kind == .unix || ($0.kind == .pipe && $0.isReader) }.map {
-            SourceEntry.Local(pid: group.members[$0.holders[0].member].process.pid, fd: $0.holders[0].fd, inode: $0.inode)
+        group.ends.filter { $0.kind == .unix || ($0.kind == .pipe && $0.isReader) }.map { end in
+            let (member, fd) = end.holders[0]
+            let process = group.members[member].process
+            var offset: Int32?
+            if end.kind == .unix, let copy = process.duplicate(fd, withInode: end.inode) { offset = SocketPeek.offset(of: copy.raw) }
+            return SourceEntry.Local(pid: process.pid, fd: fd, inode: end.inode, peekOffset: offset)
         }
     }
 }

@@ -7,19 +7,19 @@ import SCImage
 /// Goes through the descriptors of the members. A channel is taken when both its ends are in the session; what leads out of it is left behind when it is
 /// plainly the server's, and refused by name otherwise.
 struct GroupChannels {
-    private let table: DescriptorTable
-    private let unix: [UInt64: UnixSockets.Entry]
-    private let connections: [SelectedSession]
-    private let request: GroupRequest
-    private let root: Int32
-    private let members: [Int32]
-    private let shared: Set<Int32>
+    let table: DescriptorTable
+    let unix: [UInt64: UnixSockets.Entry]
+    let connections: [SelectedSession]
+    let request: GroupRequest
+    let root: Int32
+    let members: [Int32]
+    let shared: Set<Int32>
     /// Nil when the processes stand still: then only they have been looked at, and what leads out and was not known before is refused.
-    private let finder: GroupFinder?
-    private var group: SessionGroup
-    private var connectionHolders: [[(member: Int, fd: Int32)]]
+    let finder: GroupFinder?
+    var group: SessionGroup
+    var connectionHolders: [[(member: Int, fd: Int32)]]
     /// What was decided about a pipe or a pair of sockets, by one of its links.
-    private var decided: [String: Bool] = [:]
+    var decided: [String: Bool] = [:]
 
     /// The group as it is now, while its processes run.
     static func find(
@@ -137,116 +137,16 @@ struct GroupChannels {
         if socket.state != "LISTEN" { leave(link, member, fd, "an unconnected Unix socket") }
     }
 
-    // MARK: Pipes and Unix sockets
-
-    /// Whether the channel is the session's. Each is decided once.
-    private mutating func isTaken(_ link: String, _ member: Int, _ fd: Int32) throws(CheckpointError) -> Bool {
-        let key = Self.key(link, unix)
-        if let known = decided[key] { return known }
-        let taken = try decide(link, member, fd)
-        decided[key] = taken
-        return taken
-    }
-
-    /// One name for both ends.
-    private static func key(_ link: String, _ unix: [UInt64: UnixSockets.Entry]) -> String {
-        guard let inode = link.inode(of: "socket"), let peer = unix[inode]?.peer, peer != 0 else { return link }
-        return "socket:[\(min(inode, peer))]"
-    }
-
-    private func ends(of link: String) -> [[DescriptorTable.Holder]] {
-        let all = table.holders[link] ?? []
-        guard link.hasPrefix("pipe:") else {
-            guard let inode = link.inode(of: "socket"), let peer = unix[inode]?.peer, peer != 0 else { return [all] }
-            return [all, table.holders["socket:[\(peer)]"] ?? []]
-        }
-        let writers = all.filter { accessMode($0) != O_RDONLY }
-        let readers = all.filter { accessMode($0) != O_WRONLY }
-        // An end that nobody has leads nowhere.
-        return [writers, readers].filter { !$0.isEmpty }
-    }
-
-    private func accessMode(_ holder: DescriptorTable.Holder) -> Int32 {
-        guard let copy = try? table.processes[holder.pid]?.duplicate(holder.fd) else { return O_RDONLY }
-        return fcntl(copy.raw, F_GETFL) & O_ACCMODE
-    }
-
-    /// Only one end of a pipe was found, and yet the other is open somewhere: in another PID namespace, or in flight.
-    private func hasUnseenEnd(_ ends: [[DescriptorTable.Holder]]) -> Bool {
-        guard ends.count == 1, let holder = ends[0].first, table.link(of: holder)?.hasPrefix("pipe:") == true,
-            let copy = try? table.processes[holder.pid]?.duplicate(holder.fd)
-        else { return false }
-        // poll(2): a writing end without readers has POLLERR, a reading end without writers POLLHUP.
-        return cproc_poll(copy.raw, 0, 0) & Int32(POLLERR | POLLHUP) == 0
-    }
-
-    private mutating func decide(_ link: String, _ member: Int, _ fd: Int32) throws(CheckpointError) -> Bool {
-        let ends = ends(of: link)
-        let all = ends.flatMap { $0 }
-        let isNamed = isNamed(link)
-        if !request.channels.isEmpty && !isNamed { return false }
-        let inside = Set(all.filter { members.contains($0.pid) }.map(\.pid))
-        // What a worker of all sessions shares with others of its kind belongs to no session.
-        if inside.isSubset(of: shared), !isNamed { return false }
-        let isPrivate = Set(all.map(\.pid)).count == 1 && ends.count > 1
-        if isPrivate, !isNamed { return false }
-        if let server = finder?.serverHolding(link), !isNamed {
-            leave(link, member, fd, "it leads to, or was inherited from, process \(server), which started the process")
-            return false
-        }
-        if let outer = ends.first(where: { end in !end.contains { members.contains($0.pid) } }) ?? (hasUnseenEnd(ends) ? [] : nil) {
-            return try leads(out: link, to: outer, member, fd, isNamed: isNamed)
-        }
-        for other in all where !members.contains(other.pid) {
-            if finder?.servesAnother(other.pid) == true {
-                throw refusal(
-                    member, fd,
-                    "process \(other.pid) (\(TargetProcess.name(of: other.pid) ?? "?")), which serves another session, has it too, and nothing "
-                        + "tells whose bytes are in it", EOPNOTSUPP)
-            }
-            guard other.pid != 1, let process = table.processes[other.pid] else { continue }
-            if !group.bystanders.contains(where: { $0.pid == other.pid }) { group.bystanders.append(process) }
-        }
-        return true
-    }
-
-    /// The other end is not in the session.
-    private mutating func leads(
-        out link: String, to outer: [DescriptorTable.Holder], _ member: Int, _ fd: Int32, isNamed: Bool
-    ) throws(CheckpointError) -> Bool {
-        let others = Set(outer.map(\.pid)).sorted()
-        let names = others.map { "process \($0) (\(TargetProcess.name(of: $0) ?? "?"))" }.joined(separator: ", ")
-        if !isNamed {
-            let inside = (table.holders[link] ?? []).filter { members.contains($0.pid) }
-            if inside.allSatisfy({ $0.fd <= 2 }) {
-                leave(link, member, fd, "a standard stream, to \(names.isEmpty ? "nobody" : names)")
-                return false
-            }
-            if isOneWayClient(link) {
-                leave(link, member, fd, "a datagram socket that only sends, as to a log")
-                return false
-            }
-        }
-        let why = names.isEmpty ? "its other end is with no process that can be seen" : "its other end is with \(names), which is not of the session"
-        throw refusal(member, fd, why, EXDEV)
-    }
-
-    /// Connected to a named datagram socket that is not connected back, without a name and with nothing to read: openlog(3) makes one.
-    private func isOneWayClient(_ link: String) -> Bool {
-        guard let inode = link.inode(of: "socket"), let socket = unix[inode], socket.type == Int32(SOCK_DGRAM.rawValue) else { return false }
-        return socket.name.isEmpty && unix[socket.peer]?.peer != inode
-    }
-
     // MARK: The result
 
-    private func isNamed(_ link: String) -> Bool {
+    func isNamed(_ link: String) -> Bool {
         request.channels.contains { name in
             guard let own = table.link(of: .init(pid: name.pid ?? root, fd: name.fd)) else { return false }
             return own == link || Self.key(own, unix) == Self.key(link, unix)
         }
     }
 
-    private mutating func add(_ kind: Channel.Kind, _ inode: UInt64, _ member: Int, _ fd: Int32) {
+    mutating func add(_ kind: Channel.Kind, _ inode: UInt64, _ member: Int, _ fd: Int32) {
         if let index = group.ends.firstIndex(where: { $0.kind == kind && $0.inode == inode }) {
             group.ends[index].holders.append((member, fd))
         } else {
@@ -264,7 +164,7 @@ struct GroupChannels {
     }
 
     /// Inodes do not tell open file descriptions of pipes and files apart: kcmp(2) does.
-    private mutating func add(
+    mutating func add(
         _ kind: Channel.Kind, _ inode: UInt64, _ member: Int, _ fd: Int32, among isCandidate: (SessionGroup.End) -> Bool
     ) throws(CheckpointError) {
         let own = DescriptorTable.Holder(pid: members[member], fd: fd)
@@ -278,7 +178,7 @@ struct GroupChannels {
         group.ends.append(SessionGroup.End(kind: kind, holders: [(member, fd)], inode: inode))
     }
 
-    private func isSame(_ a: DescriptorTable.Holder, _ b: DescriptorTable.Holder) throws(CheckpointError) -> Bool {
+    func isSame(_ a: DescriptorTable.Holder, _ b: DescriptorTable.Holder) throws(CheckpointError) -> Bool {
         try check(
             cproc_same_file(a.pid, a.fd, b.pid, b.fd), "cannot compare descriptors of processes \(a.pid) and \(b.pid)",
             advice: "kcmp needs CAP_SYS_PTRACE and CONFIG_KCMP") == 0
@@ -291,14 +191,14 @@ struct GroupChannels {
         }
     }
 
-    private mutating func leave(_ link: String, _ member: Int, _ fd: Int32, _ reason: String) {
+    mutating func leave(_ link: String, _ member: Int, _ fd: Int32, _ reason: String) {
         let key = Self.key(link, unix)
         if decided[key] == false { return }
         decided[key] = false
         group.leftOut.append("descriptor \(fd) of process \(members[member]) (\(group.members[member].process.command)): \(reason)")
     }
 
-    private func refusal(_ member: Int, _ fd: Int32, _ why: String, _ errno: Int32) -> CheckpointError {
+    func refusal(_ member: Int, _ fd: Int32, _ why: String, _ errno: Int32) -> CheckpointError {
         let pid = members[member]
         return CheckpointError(
             "cannot move descriptor \(fd) of process \(pid) (\(group.members[member].process.command))", why: why, errno: errno,

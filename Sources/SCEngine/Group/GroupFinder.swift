@@ -84,7 +84,8 @@ struct GroupFinder {
         while next < pids.count {
             defer { next += 1 }
             if shared.contains(pids[next]) { continue }
-            for pid in neighbours(of: pids[next]) where !pids.contains(pid) {
+            // One that has another connection serves another session; it shares something with this one at most.
+            for pid in neighbours(of: pids[next]) where !pids.contains(pid) && otherConnections(of: pid).isEmpty {
                 pids.append(pid)
                 if servesOthers(pid) { shared.insert(pid) }
             }

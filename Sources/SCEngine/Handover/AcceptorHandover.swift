@@ -40,7 +40,10 @@ package final class AcceptorHandover: HandoverDriver {
         }
         let flows = offers.map { ["local": $0.flow.service.description, "peer": $0.flow.client.description, "kind": "tcp"] }
         try send(
-            AcceptorRequest(type: "offer", flows: flows, names: layout?.deliveries.map(\.name), state_bytes: offers.reduce(0) { $0 + $1.stateBytes }))
+            AcceptorRequest(
+                type: "offer", flows: flows, names: layout?.deliveries.map(\.name), state_bytes: offers.reduce(0) { $0 + $1.stateBytes },
+                states: layout.flatMap { layout in layout.states.map { zip(layout.processes, $0).map(AcceptorRequest.State.init) } },
+                state_version: offers.first.flatMap { $0.stateVersion == 0 ? nil : $0.stateVersion }))
         canRepeat = try expect("accept", "to the offer").repeats ?? false
     }
 

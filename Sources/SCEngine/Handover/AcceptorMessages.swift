@@ -69,9 +69,9 @@ struct AcceptorRequest: Encodable {
     var names: [String]?
     var channels: [AcceptorChannel]?
     var state_bytes: Int?
-    /// Whose that state is, when it is told apart: the processes in the order in which theirs follow each other.
+    /// Whose that state is, when it is told apart: the processes in the order in which theirs follow each other. In an offer without lengths.
     var states: [State]?
-    /// With a state that a server had exported by libsc.
+    /// Of a state that a server exports by libsc.
     var state_version: UInt32?
     /// Behind the state, in the same file: output that the server will produce again and that must not reach the client (sc_memory.h, sc_memory_repeat).
     var repeat_bytes: Int?

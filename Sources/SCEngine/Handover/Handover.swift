@@ -9,9 +9,11 @@ package struct SessionOffer: Sendable, Equatable {
     package var flow: Flow
     package var adapter: AdapterState?
     package var stateBytes: Int
+    /// The form of the state, as the session's server numbers it; 0: not known.
+    package var stateVersion: UInt32
 
-    package init(flow: Flow, adapter: AdapterState? = nil, stateBytes: Int = 0) {
-        (self.flow, self.adapter, self.stateBytes) = (flow, adapter, stateBytes)
+    package init(flow: Flow, adapter: AdapterState? = nil, stateBytes: Int = 0, stateVersion: UInt32 = 0) {
+        (self.flow, self.adapter, self.stateBytes, self.stateVersion) = (flow, adapter, stateBytes, stateVersion)
     }
 }
 

@@ -158,6 +158,14 @@ package final class Journal {
         return result.sorted { "\($0)" < "\($1)" }
     }
 
+    /// A move that has not come to its end here, or that a keeper is bringing to it, has this socket at its source.
+    package static func isOpen(forSocket inode: UInt64) -> Bool {
+        list().contains { migration, role in
+            guard role == .source, let content = read(migration, role), let entry = try? content.entry(as: SourceEntry.self) else { return false }
+            return entry.sockets.contains { $0.inode == inode }
+        }
+    }
+
     /// nil: there is no such journal, or its first line never reached the disk, so nothing was touched.
     package static func read(_ migration: MigrationID, _ role: JournalRole) -> Content? {
         guard let bytes = readBytes(path(migration, role)) else { return nil }

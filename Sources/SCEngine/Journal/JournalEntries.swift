@@ -55,6 +55,8 @@ package struct SourceEntry: Codable, Sendable {
         package var pid: Int32
         package var fd: Int32
         package var inode: UInt64
+        /// SO_PEEK_OFF of a socket, which the capture changes; nil for others.
+        package var peekOffset: Int32?
     }
 
     package var writer = JournalWriter.own

@@ -93,16 +93,7 @@ package final class MigrationSource {
         }
         // A group is stopped as a whole: a server that parks its part alone would leave the others running.
         let parking = group == nil ? try request.parking?(Set(selection.chosen.map(\.channel.inode))) : nil
-        if let declared = parking?.groups.first {
-            guard parking!.groups.count == 1, parking!.sockets.isSubset(of: Set(selection.chosen.map(\.channel.inode))),
-                selection.chosen.allSatisfy({ parking!.sockets.contains($0.channel.inode) })
-            else {
-                throw CheckpointError(
-                    "cannot move these sessions together", why: "one of them is served by several processes, and moves alone", errno: EOPNOTSUPP,
-                    advice: "Move them one by one, with --peer, or let drain do it")
-            }
-            group = try GroupCapture(declared, selection.chosen)
-        }
+        if let declared = try parking?.group(of: selection.chosen) { group = declared }
         let capture = try SessionCapture(selection.chosen, isGuarded: false, parking: parking, group: group)
         let adapter = try chosenAdapter()
         let adapterStates = try capture.learn(adapter, options: request.adapterOptions)
@@ -168,7 +159,8 @@ package final class MigrationSource {
         }
         offer.queueBytes = UInt64(selection.chosen.reduce(0) { $0 + $1.channel.receiveQueue + $1.channel.sendQueue })
         offer.stateBytes = UInt64(request.state.count + capture.exportLimit + (capture.group?.state.count ?? 0))
-        if let group = capture.group { (offer.locals, offer.processes) = (group.channels, group.group.processes) }
+        offer.stateVersion = capture.stateVersion
+        if let group = capture.group { (offer.locals, offer.processes) = (group.channels, group.offered) }
         offer.deadlineMilliseconds = UInt32(clamping: request.deadline)
         offer.dryRun = request.dryRun
         offer.fence = request.fence ?? ""

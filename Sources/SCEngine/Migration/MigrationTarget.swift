@@ -154,7 +154,7 @@ package final class MigrationTarget {
             try driver.prepare(
                 zip(offer.flows, adapterStates(handover, count: offer.flows.count)).enumerated().map {
                     // The state of a session of several connections is counted once.
-                    SessionOffer(flow: $1.0, adapter: $1.1, stateBytes: layout == nil || $0 == 0 ? stateBytes : 0)
+                    SessionOffer(flow: $1.0, adapter: $1.1, stateBytes: layout == nil || $0 == 0 ? stateBytes : 0, stateVersion: offer.stateVersion)
                 }, layout: layout)
         } catch {
             driver.discard()

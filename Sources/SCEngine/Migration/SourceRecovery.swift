@@ -120,6 +120,7 @@ package final class SourceRecovery {
         if content.has(.letGo) { takeBack() }
         for socket in sockets where !content.has(.letGo) { socket.giveBack() }
         steering?.rollBack()
+        SourceEntry.Local.putBack(entry.locals ?? [])
         // A server that runs again must not meet a socket in repair mode, however shortly.
         for socket in sockets where !content.has(.letGo) && areHoldersStopped { socket.askForWindow() }
         continueHolders()
@@ -137,10 +138,7 @@ package final class SourceRecovery {
                 socket.giveBack()
                 continue
             }
-            guard let copy = try? socket.duplicate(),
-                let restored = try? RestoredSocket(channel, onto: copy, in: namespace, isInPlace: true)
-            else { continue }
-            try? restored.activate()
+            SCEngine.takeBack(channel, into: socket, in: namespace)
         }
     }
 

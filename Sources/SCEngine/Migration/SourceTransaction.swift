@@ -158,9 +158,21 @@ private final class LocalReturn {
 
     func takeBack() {
         for (socket, channel) in zip(capture.sockets, sessions.flatMap(\.untouched)) {
-            guard let copy = try? socket.duplicate() else { continue }
-            let restored = try? RestoredSocket(channel, onto: copy, in: capture.namespace, isInPlace: true)
-            try? restored?.activate()
+            SCEngine.takeBack(channel, into: socket, in: capture.namespace)
+        }
+    }
+}
+
+/// Puts a connection back into the socket that it was let go from. The target tells of its failure before it has closed its own sockets, and until then
+/// theirs are the 4-tuples.
+func takeBack(_ channel: TCPChannel, into socket: HeldSocket, in namespace: NetworkNamespace) {
+    let deadline = Deadline(milliseconds: 5000)
+    while true {
+        do throws(CheckpointError) {
+            return try RestoredSocket(channel, onto: socket.duplicate(), in: namespace, isInPlace: true).activate()
+        } catch {
+            guard error.errno == EADDRNOTAVAIL, !deadline.hasPassed else { return }
+            pause(microseconds: 1000)
         }
     }
 }

@@ -33,6 +33,8 @@ package struct LoggedSession: Sendable {
     package var stateVersion: UInt32 = 0
     /// The kernel's counters minus the positions; nil: nothing was read or written since the session came.
     package var base: (input: UInt64, output: UInt64)?
+    /// The kernel's counters when the server had died: nothing has changed them since, but that a socket which was rebuilt after a failed move counts anew.
+    package var final: (read: UInt64, written: UInt64)?
     /// The positions at the export.
     package var exported: (input: UInt64, output: UInt64) = (0, 0)
     /// Without a log only a session that stands exactly at its export can go on.
@@ -52,6 +54,7 @@ package struct LoggedSession: Sendable {
 
     /// What a successor begins with, when the kernel has counted so many bytes of data as read and written. Throws when it cannot be proved.
     package func resolve(read: UInt64, written: UInt64) throws(CheckpointError) -> ParkedSession {
+        let (read, written) = final ?? (read, written)
         let input = base.map { read &- $0.input } ?? exported.input
         let output = base.map { written &- $0.output } ?? (hasLog ? noted.output : exported.output)
         guard hasLog else {

@@ -35,9 +35,11 @@ package struct DeclaredGroup: Sendable {
         package var pid: Int32
         /// Its numbers of the session's channels, and what it calls them.
         package var descriptors: [(fd: Int32, role: String)]
+        /// The form of the state that it exports.
+        package var stateVersion: UInt32
 
-        package init(name: String, pid: Int32, descriptors: [(fd: Int32, role: String)]) {
-            (self.name, self.pid, self.descriptors) = (name, pid, descriptors)
+        package init(name: String, pid: Int32, descriptors: [(fd: Int32, role: String)], stateVersion: UInt32) {
+            (self.name, self.pid, self.descriptors, self.stateVersion) = (name, pid, descriptors, stateVersion)
         }
     }
 
@@ -53,10 +55,14 @@ package struct DeclaredGroup: Sendable {
 package protocol SessionParking: AnyObject {
     /// Sockets, by inode, whose servers take part.
     var sockets: Set<UInt64> { get }
+    /// By socket, the form of the state that its server exports.
+    var stateVersions: [UInt64: UInt32] { get }
     /// The sessions among them that several processes serve.
     var groups: [DeclaredGroup] { get }
     /// Those that can be taken from servers that do not answer, by what they keep in shared memory.
     var logged: Set<UInt64> { get }
+    /// How many of those have no server any longer.
+    var orphanCount: Int { get }
     /// Returns when no server touches its sessions any longer; throws when one does not park in time, and then none is parked. nil: they do not park, and
     /// all sessions can be taken all the same: stop the processes, then `seize`.
     func park() throws(CheckpointError) -> [UInt64: ParkedSession]?

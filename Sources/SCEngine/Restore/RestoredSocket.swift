@@ -76,9 +76,13 @@ package final class RestoredSocket {
     private func bindAndSetSequence() throws(CheckpointError) {
         if SocketOptionList.needsEarly(channel) { try setOptions(late: false, quietly: true) }
         var local = channel.local.endpoint
-        try check(
-            cproc_bind(raw, &local), "bind to \(channel.local)",
-            advice: "Give this host the service's address (ip address add \(channel.local.address) dev lo), or move the address first")
+        let result = cproc_bind(raw, &local)
+        // A socket that was bound by an attempt before this one stays bound (SOCK_BINDPORT_LOCK), and a second bind is EINVAL.
+        if result != -EINVAL || !isInPlace || SocketView(raw).local != channel.local {
+            try check(
+                result, "bind to \(channel.local)",
+                advice: "Give this host the service's address (ip address add \(channel.local.address) dev lo), or move the address first")
+        }
         // The FINs are not bytes of the queues: ours is put back by shutdown(2), the peer's by an injected segment.
         let fin = (sent: UInt32(channel.state.finSent ? 1 : 0), received: UInt32(channel.state.finReceived ? 1 : 0))
         try check(cproc_repair_queue(raw, Int32(CPROC_QUEUE_RECV)), "selecting the receive queue")

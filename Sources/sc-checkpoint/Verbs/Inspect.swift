@@ -24,8 +24,12 @@ struct Inspect: ParsableCommand {
         let root = try TargetProcess(pid: pid)
         let filter = try filters.filter()
         var found: [(process: TargetProcess, channels: [Channel])] = []
+        // A graph has a line for a channel that two of its processes share.
+        let peers = dot ? nil : LocalPeers()
         for process in tree ? root.tree() : [root] {
-            found.append((process, try Prober().channels(of: process).filter(filter.matches)))
+            var channels = try Prober().channels(of: process).filter(filter.matches)
+            peers?.complete(&channels, of: process)
+            found.append((process, channels))
         }
         if dot {
             Terminal.print(channelGraph(found))

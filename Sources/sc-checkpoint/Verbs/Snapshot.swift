@@ -9,7 +9,8 @@ struct Snapshot: ParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Writes a continuation image of chosen sessions of a process.",
         discussion: """
-            The sessions go on and no byte is disturbed. With --take they are taken away: silent towards the client, and held, with the processes that
+            The sessions go on and no byte is disturbed. Servers that take part (libsc) are asked to park theirs for that moment, and add their state to
+            the image; others are stopped. With --take they are taken away: silent towards the client, and held, with the processes that
             serve them stopped, until release or resume.
 
             EXAMPLE
@@ -26,7 +27,7 @@ struct Snapshot: ParsableCommand {
     @Option(name: .long, help: "Write down the protocol's position as well, for restore --onto: http or raw.") var adapter: String?
     @OptionGroup var adapterOptions: AdapterOptions
     @OptionGroup var group: GroupArguments
-    @Option(name: .long, help: ArgumentHelp("With --park-signal: milliseconds that the processes have.", valueName: "MS")) var parkDeadline = 1000
+    @OptionGroup var parking: ParkingOptions
     @Flag(name: .long, help: "One JSON document.") var json = false
 
     private struct Document: Encodable {
@@ -45,7 +46,7 @@ struct Snapshot: ParsableCommand {
         let chosen = try adapter.map { try SCEngine.adapter(named: $0) }
         let options = try adapterOptions.values()
         var filter = try filters.filter(all: all)
-        let groupOptions = try group.options(root, named: filters.fd, &filter, statePath: self.state, parkDeadline: parkDeadline)
+        let groupOptions = try group.options(root, named: filters.fd, &filter, statePath: self.state, parkDeadline: parking.parkDeadline)
         let selection = try selectSessions(of: root, filter)
         if !state.isEmpty, selection.chosen.count != 1, groupOptions == nil {
             throw CheckpointError(
@@ -53,9 +54,11 @@ struct Snapshot: ParsableCommand {
                 advice: "Name one with --peer or --fd",
                 outcome: .usage)
         }
-        let group = try groupOptions.map { try GroupCapture(root, selection.chosen, $0) }
+        var group = try groupOptions.map { try GroupCapture(root, selection.chosen, $0) }
+        let servers = group == nil ? try parking.parking?(Set(selection.chosen.map(\.channel.inode))) : nil
+        if let declared = try servers?.group(of: selection.chosen) { group = declared }
         if group != nil, chosen != nil { throw groupWithAdapter }
-        let capture = try SessionCapture(selection.chosen, group: group)
+        let capture = try SessionCapture(selection.chosen, parking: servers, group: group)
         let adapterStates = try capture.learn(chosen, options: options)
         var ids: [SessionID] = []
         var stopped: [Int32] = []

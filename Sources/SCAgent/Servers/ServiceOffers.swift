@@ -1,0 +1,63 @@
+// Who is offered a session, and what the servers answer.
+
+import CProc
+import Glibc
+import SC
+import SCEngine
+
+extension Servers {
+    func hasServer(of service: String) -> Bool { servers.contains { $0.service == service && $0.accepts } }
+
+    /// The servers of a service take turns; the one that has the session is not offered it.
+    func nextServer(of service: String, local: String, peer: String, besides tried: [RegisteredServer] = []) -> RegisteredServer? {
+        let session = byFlow[RegisteredContinuation.Channel.flow(local, peer)]
+        let owners = session.map { parts(of: $0).map(\.server) } ?? []
+        let able = servers.filter { server in
+            server.service == service && server.accepts && !(owners + tried).contains { $0 === server }
+        }
+        guard !able.isEmpty else { return nil }
+        turns += 1
+        return able[turns % able.count]
+    }
+
+    func nextOffer() -> UInt64 {
+        offers += 1
+        return offers
+    }
+
+    /// False: the offer has been withdrawn meanwhile.
+    func accepted(_ offer: UInt64, as continuation: UInt64) -> Bool { receivers.contains { $0.accepted(offer, as: continuation) } }
+    func declined(_ number: UInt64, by server: RegisteredServer, _ reason: String) { _ = receivers.first { $0.declined(number, by: server, reason) } }
+    func ready(_ number: UInt64, at server: RegisteredServer) { _ = receivers.first { $0.ready(number, at: server) } }
+
+    /// A successor has produced other output than the client has.
+    func differed(_ number: UInt64, at server: RegisteredServer, _ what: String) {
+        let peer = server.continuations[number]?.channels.values.first?.peer
+        log("session-ended", ["service": server.service ?? "-", "peer": peer ?? "-", "pid": String(server.pid), "reason": what])
+    }
+
+    /// A service has an acceptor here exactly while one of its servers takes sessions, so that a move without one is refused at once.
+    func updateAcceptors() {
+        let wanted = Set(servers.filter(\.accepts).compactMap(\.service))
+        for name in acceptors.keys where !wanted.contains(name) {
+            acceptors[name] = nil
+            unlink(AgentListeners.serverAcceptor(name))
+        }
+        for name in wanted where acceptors[name] == nil {
+            do throws(CheckpointError) {
+                acceptors[name] = try AgentListeners.packets(StateDirectory.file("\(name).sock", in: "servers"), mode: 0o600)
+                log("server-ready", ["service": name])
+            } catch {
+                log("server-refused", ["service": name, "reason": error.description])
+            }
+        }
+    }
+
+    var status: [AgentStatus.Server] {
+        (servers + orphans.dead).compactMap { server in
+            server.service.map {
+                .init(service: $0, pid: server.pid, sessions: server.continuations.count, accepts: server.accepts, isDead: server.isDead)
+            }
+        }
+    }
+}

@@ -1,0 +1,122 @@
+// Apache's processes come and go, and a browser comes with many connections, while sessions move.
+
+import Glibc
+import Support
+import Testing
+
+extension ApacheTests {
+    @Test func `graceful restarts leave sessions movable`() throws {
+        let scene = try TwoApaches()
+        let lab = scene.world.lab
+        let file = try lab.makeFile("big.bin", bytes: 40_000_000)
+        let download = try scene.spawn(["curl", "-sS", "--limit-rate", "5M", "-o", "\(lab.folder)/saved", scene.here.url("big.bin")])
+        try scene.moves(2, of: download) {
+            scene.here.signal(SIGUSR1)
+            usleep(700_000)
+        }
+        try #expect(download.wait(timeout: .seconds(30)) == 0, "\(download.stderr)")
+        try #expect(lab.sha256("\(lab.folder)/saved") == file.sha256)
+        try scene.finish()
+    }
+
+    @Test func `a new Apache on the same host takes over, and the old one ends`() throws {
+        let scene = try TwoApaches()
+        let lab = scene.world.lab
+        let file = try lab.makeFile("big.bin", bytes: 40_000_000)
+        let download = try scene.spawn(["curl", "-sS", "--limit-rate", "4M", "-o", "\(lab.folder)/saved", scene.here.url("big.bin")])
+        usleep(400_000)
+        let old = scene.here
+        let broker = try #require(old.broker)
+        // Its listeners close; what is there it serves on.
+        old.signal(SIGWINCH)
+        usleep(500_000)
+        try scene.start(.a, name: "new")
+        let takesNoMore = eventually(within: .seconds(10), every: .milliseconds(100)) {
+            (try? scene.agents.tool(.a, ["agent", "--status"]).stdout.contains("server \(broker) of www, 1 sessions\n")) ?? false
+        }
+        #expect(takesNoMore)
+        let socket = "\(lab.folder)/receive"
+        let receiver = try lab.spawn(
+            in: .a, [TwoHosts.program, "receive", "--listen", socket, "--policy", scene.agents.policy(.a)], environment: scene.agents.environment(.a))
+        #expect(receiver.waitForOutputOrError("listening"))
+        let output = try scene.agents.tool(.a, ["migrate", String(old.pid), "--to", "unix:\(socket)", "--service", "www", "--all"])
+        #expect(output.status == 0, "\(output.stderr)")
+        #expect(old.hasEnded(within: .seconds(10)), "\(old.errorLog)")
+        try #expect(download.wait(timeout: .seconds(30)) == 0, "\(download.stderr)")
+        try #expect(lab.sha256("\(lab.folder)/saved") == file.sha256)
+        receiver.terminate()
+        try scene.finish()
+    }
+
+    private static let browser = "/usr/bin/chromium"
+
+    /// A page of scripts, each of which checks what it brings along.
+    private func makePage(_ lab: Lab, scripts: Int) throws {
+        var page = "<html><body><script>var good = 0, bad = 0</script>\n"
+        for index in 0..<scripts {
+            let text = (0..<4000).map { String(($0 &* 7919 &+ index &* 104_729) % 1_000_003, radix: 36) }.joined(separator: " ")
+            let sum = text.utf8.reduce(UInt32(7)) { ($0 &* 31) &+ UInt32($1) }
+            let script = """
+                (function () { var text = "\(text)", sum = 7, begin = Date.now()
+                for (var i = 0; i < text.length; i++) sum = (Math.imul(sum, 31) + text.charCodeAt(i)) >>> 0
+                if (sum === \(sum)) good++; else bad++
+                while (Date.now() - begin < 20); })()
+                """
+            try writeFile("\(lab.documentRoot)/s\(index).js", script, mode: 0o644)
+            page += "<script src=\"/s\(index).js\" onerror=\"bad++\"></script>\n"
+        }
+        page += "<script>document.write(\"<p>good=\" + good + \" bad=\" + bad + \"</p>\")</script></body></html>\n"
+        try writeFile("\(lab.documentRoot)/index.html", page, mode: 0o644)
+    }
+
+    @Test(.enabled(if: access(browser, X_OK) == 0, "needs chromium")) func `a browser loads a page of many files while its connections move`() throws
+    {
+        let scene = try TwoApaches()
+        let lab = scene.world.lab
+        try makePage(lab, scripts: 300)
+        let browser = try scene.spawn([
+            Self.browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--user-data-dir=\(lab.folder)/browser",
+            "--dump-dom",
+            "--timeout=60000", scene.here.url("index.html"),
+        ])
+        let begun = eventually(within: .seconds(30)) { scene.servers[.a]!.accessLog.contains { $0.contains("/s3.js") } }
+        #expect(begun, "\(browser.stderr)")
+        var moved = 0
+        while browser.poll() == nil, moved < 200 {
+            // A connection may end in the moment between.
+            if try scene.agents.tool(scene.home, scene.arguments() + ["--all"]).status == 0 {
+                scene.home = scene.home == .a ? .b : .a
+                moved += 1
+            }
+        }
+        try #expect(browser.wait(timeout: .seconds(60)) == 0)
+        #expect(browser.stdout.contains("good=300 bad=0"), "\(browser.stdout.suffix(300))\(browser.stderr.suffix(1000))")
+        #expect(moved > 2)
+        if getenv("SC_FIGURES") != nil { print("browser: \(moved) moves of all its connections") }
+        try scene.finish()
+    }
+
+    @Test(arguments: MPM.allCases) func `the downloads of a process that is killed go on in another one`(mpm: MPM) throws {
+        let scene = try TwoApaches(mpm)
+        let lab = scene.world.lab
+        let file = try lab.makeFile("big.bin", bytes: 50_000_000)
+        let download = try scene.spawn(["curl", "-sS", "--limit-rate", "5M", "-o", "\(lab.folder)/saved", scene.here.url("big.bin")])
+        try scene.moves(2, of: download) {
+            let victim = try #require(try scene.here.serving())
+            kill(victim, SIGKILL)
+            let isServed = eventually(within: .seconds(5), every: .milliseconds(20)) {
+                (try? scene.here.serving()).flatMap { $0 }.map { $0 != victim } ?? false
+            }
+            #expect(isServed, "\(scene.here.errorLog)")
+        }
+        kill(try #require(scene.here.broker), SIGKILL)
+        let isKnown = eventually(within: .seconds(5), every: .milliseconds(50)) {
+            (try? scene.agents.tool(scene.home, ["agent", "--status"]).stdout.contains("of www, 1 sessions")) ?? false
+        }
+        #expect(isKnown, "\(scene.here.errorLog)")
+        try scene.move()
+        try #expect(download.wait(timeout: .seconds(60)) == 0, "\(download.stderr)")
+        try #expect(lab.sha256("\(lab.folder)/saved") == file.sha256)
+        try scene.finish()
+    }
+}

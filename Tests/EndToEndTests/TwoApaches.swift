@@ -1,0 +1,110 @@
+// Two hosts with agents and Apaches: what the tests of Apache begin and end with.
+
+import FoundationEssentials
+import Glibc
+import Support
+import Testing
+
+/// Two hosts with agents and Apaches, and what is asked of them.
+final class TwoApaches {
+    typealias MPM = ApacheOptions.MPM
+    let world: TwoHosts
+    let agents: Agents
+    let capture: Capture
+    private(set) var servers: [Lab.Host: Apache] = [:]
+    /// Where the sessions are.
+    var home = Lab.Host.a
+    private var all: [Apache] = []
+
+    static let module = repository + "/.build/apache/mod_sc.so"
+    private static let repository = #filePath.split(separator: "/").dropLast(3).map { "/" + $0 }.joined()
+    private static let script = #filePath.split(separator: "/").dropLast().map { "/" + $0 }.joined() + "/http_client.py"
+    static let services = """
+        {www: {ports: [80, 443], peers: ["a", "b"], accept: [{server: true}], server_users: ["www-data"]}}
+        """
+
+    /// Moves for the tests that repeat; SC_MOVES names another number.
+    static func moves(_ usual: Int) -> Int { getenv("SC_MOVES").flatMap { Int(String(cString: $0)) } ?? usual }
+
+    init(_ mpm: MPM = .event, lines: [String] = [], files: (Lab) throws -> Void = { _ in }) throws {
+        world = try TwoHosts()
+        try world.lab.check(in: nil, ["make", "-C", Self.repository + "/integrations/apache"], timeout: .seconds(120))
+        try files(world.lab)
+        agents = try Agents(world, services: Self.services, limits: "{offers_per_second: 1000, sessions_in_flight: 5000}")
+        for host in [Lab.Host.a, .b] { try agents.start(host) }
+        try agents.join()
+        capture = try Capture(world.lab)
+        for host in [Lab.Host.a, .b] { try start(host, mpm, lines) }
+    }
+
+    /// Starts an Apache, which has registered when this returns.
+    @discardableResult
+    func start(_ host: Lab.Host, _ mpm: MPM = .event, _ lines: [String] = [], name: String = "apache") throws -> Apache {
+        var options = ApacheOptions()
+        (options.mpm, options.module, options.lines, options.name) = (mpm, Self.module, lines, name)
+        options.environment = agents.environment(host)
+        let server = try Apache(world.lab, on: host, options)
+        servers[host] = server
+        all.append(server)
+        let isKnown = eventually(within: .seconds(5), every: .milliseconds(50)) {
+            (try? agents.tool(host, ["agent", "--status"]).stdout.contains("server \(server.broker ?? 0) of www")) ?? false
+        }
+        try #require(isKnown, "\(server.errorLog)\(agents.log(host))")
+        return server
+    }
+
+    var here: Apache { servers[home]! }
+    private func other(_ host: Lab.Host) -> Lab.Host { host == .a ? .b : .a }
+
+    func arguments(_ verb: String = "migrate") -> [String] {
+        [verb, String(here.pid), "--to", "tls://\(other(home))", "--service", "www", "--json", "--peer", world.lab.address(.client, .ipv4)]
+    }
+
+    /// The client's sessions go to the other host.
+    @discardableResult
+    func move(at location: SourceLocation = #_sourceLocation) throws -> Migrated {
+        let output = try agents.tool(home, arguments() + ["--all"])
+        try #require(
+            output.status == 0, "\(output.stderr)\(servers[.a]!.errorLog)\(servers[.b]!.errorLog)\(agents.log(.a))", sourceLocation: location)
+        home = other(home)
+        return try JSONDecoder().decode(Migrated.self, from: Data(output.stdoutBytes))
+    }
+
+    /// Moves while the client runs. It stands still between them, so that it has not finished on a slow machine before the last one.
+    func moves(_ count: Int, of client: Child, before: () throws -> Void = {}, at location: SourceLocation = #_sourceLocation) throws {
+        for _ in 0..<count {
+            client.signal(SIGCONT)
+            usleep(250_000)
+            try before()
+            try move(at: location)
+            client.signal(SIGSTOP)
+        }
+        client.signal(SIGCONT)
+    }
+
+    /// The session stays, for this reason.
+    func expectRefusal(_ words: String, at location: SourceLocation = #_sourceLocation) throws {
+        let output = try agents.tool(home, arguments() + ["--all"])
+        #expect(output.status == 1 && output.stderr.contains(words), "\(output.stdout)\(output.stderr)", sourceLocation: location)
+    }
+
+    func spawn(_ command: [String], stdin: Lab.Input = .nothing) throws -> Child { try world.lab.spawn(in: .client, command, stdin: stdin) }
+
+    func client() throws -> Child {
+        let child = try spawn(["python3", Self.script, world.lab.serviceAddress(.ipv4), "80"], stdin: .pipe)
+        try #require(child.waitForOutputOrError("connected"), "\(child.stderr)")
+        return child
+    }
+
+    func writeProgram(_ name: String, _ text: String) throws {
+        try writeFile(Apache.programs(world.lab) + "/" + name, "#!/usr/bin/python3\n" + text, mode: 0o755)
+    }
+
+    func finish(resets: Int = 0) throws {
+        let packets = capture.stop()
+        #expect(packets.resetsToClient == resets, "\(packets)")
+        for server in all { server.stop() }
+        agents.stop()
+        try world.finish()
+    }
+}
