@@ -21,36 +21,23 @@ package struct ImagePage {
     }
 
     package var html: String {
-        """
-        <!DOCTYPE html>
-        <html lang="en">
-        <head>
-        <meta charset="utf-8">
-        <meta name="viewport" content="width=device-width, initial-scale=1">
-        <meta name="color-scheme" content="light dark">
-        <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-        <title>\(escaped(title))</title>
-        <style>
-        \(reportStyle)\(imagePageStyle)</style>
-        </head>
-        <body>
-        <header>
-        <p class="outcome\(entry.map { $0.reason == .manual ? "" : " unchanged" } ?? "")">\(escaped(headline))</p>
-        <h1>\(escaped(title))</h1>
-        <dl class="figures">
-        \(figures)</dl>
-        </header>
-        <main>
-        \(failureSection)\(noteSection)\(sessions.prefix(Self.shownSessions).map(section).joined())\(leftOut)<section>
-        <h2>Particulars</h2>
-        <dl class="particulars">
-        \(particulars)</dl>
-        </section>
-        </main>
-        </body>
-        </html>
-
-        """
+        selfContainedPage(
+            title: title, style: reportStyle + imagePageStyle,
+            body: """
+                <header>
+                <p class="outcome\(entry.map { $0.reason == .manual ? "" : " unchanged" } ?? "")">\(escaped(headline))</p>
+                <h1>\(escaped(title))</h1>
+                <dl class="figures">
+                \(figures)</dl>
+                </header>
+                <main>
+                \(failureSection)\(noteSection)\(sessions.prefix(Self.shownSessions).map(section).joined())\(leftOut)<section>
+                <h2>Particulars</h2>
+                <dl class="particulars">
+                \(particulars)</dl>
+                </section>
+                </main>
+                """)
     }
 
     private var title: String {

@@ -5,43 +5,30 @@ import Glibc
 extension MigrationReport {
     /// The page.
     package var html: String {
-        """
-        <!DOCTYPE html>
-        <html lang="en">
-        <head>
-        <meta charset="utf-8">
-        <meta name="viewport" content="width=device-width, initial-scale=1">
-        <meta name="color-scheme" content="light dark">
-        <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-        <title>\(escaped("\(headline): \(sourceHost) → \(destination)"))</title>
-        <style>
-        \(reportStyle)</style>
-        </head>
-        <body>
-        <header>
-        <p class="outcome \(outcome.rawValue)">\(escaped(headline))</p>
-        <h1>\(escaped(sourceHost)) <span class="arrow" aria-label="to">→</span> \(escaped(destination))</h1>
-        <dl class="figures">
-        \(figures)</dl>
-        </header>
-        <main>
-        \(failureSection)<section>
-        <h2>Timeline</h2>
-        <p class="legend">\(legend)</p>
-        <div class="wide">
-        \(timeline)
-        </div>
-        </section>
-        \(sessionSection)\(refusedSection)<section>
-        <h2>Particulars</h2>
-        <dl class="particulars">
-        \(particulars)</dl>
-        </section>
-        </main>
-        </body>
-        </html>
-
-        """
+        selfContainedPage(
+            title: "\(headline): \(sourceHost) → \(destination)", style: reportStyle,
+            body: """
+                <header>
+                <p class="outcome \(outcome.rawValue)">\(escaped(headline))</p>
+                <h1>\(escaped(sourceHost)) <span class="arrow" aria-label="to">→</span> \(escaped(destination))</h1>
+                <dl class="figures">
+                \(figures)</dl>
+                </header>
+                <main>
+                \(failureSection)<section>
+                <h2>Timeline</h2>
+                <p class="legend">\(legend)</p>
+                <div class="wide">
+                \(timeline)
+                </div>
+                </section>
+                \(sessionSection)\(refusedSection)<section>
+                <h2>Particulars</h2>
+                <dl class="particulars">
+                \(particulars)</dl>
+                </section>
+                </main>
+                """)
     }
 
     private var destination: String { targetHost.isEmpty ? target : targetHost }
