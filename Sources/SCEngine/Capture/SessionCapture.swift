@@ -117,8 +117,8 @@ package final class SessionCapture {
 
     /// The form of the state that the sessions' servers export; 0: not known, or several.
     package var stateVersion: UInt32 {
-        let versions = Set(parking?.stateVersions.values.map(\.self) ?? [])
-        return parking?.stateVersions.count == selected.count && versions.count == 1 ? versions.first! : 0
+        guard let versions = parking?.stateVersions, versions.count == selected.count, Set(versions.values).count == 1 else { return 0 }
+        return versions.first!.value
     }
 
     /// What the processes of a declared group said when they parked.

@@ -26,15 +26,10 @@ extension GroupChannels {
             guard let inode = link.inode(of: "socket"), let peer = unix[inode]?.peer, peer != 0 else { return [all] }
             return [all, table.holders["socket:[\(peer)]"] ?? []]
         }
-        let writers = all.filter { accessMode($0) != O_RDONLY }
-        let readers = all.filter { accessMode($0) != O_WRONLY }
+        let writers = all.filter { table.accessMode($0) != O_RDONLY }
+        let readers = all.filter { table.accessMode($0) != O_WRONLY }
         // An end that nobody has leads nowhere.
         return [writers, readers].filter { !$0.isEmpty }
-    }
-
-    func accessMode(_ holder: DescriptorTable.Holder) -> Int32 {
-        guard let copy = try? table.processes[holder.pid]?.duplicate(holder.fd) else { return O_RDONLY }
-        return fcntl(copy.raw, F_GETFL) & O_ACCMODE
     }
 
     /// Only one end of a pipe was found, and yet the other is open somewhere: in another PID namespace, or in flight.

@@ -44,7 +44,7 @@ extension GroupChannels {
     private static func rename(_ group: inout SessionGroup, as declared: DeclaredGroup) throws(CheckpointError) {
         for part in declared.parts {
             let member = group.members.firstIndex { $0.process.pid == part.pid }
-            var count: [String: Int] = [:]
+            var names = NumberedNames()
             for (fd, role) in part.descriptors {
                 guard let member, let index = group.members[member].descriptors.firstIndex(where: { $0.fd == fd }) else {
                     throw CheckpointError(
@@ -53,8 +53,7 @@ extension GroupChannels {
                             + (group.leftOut.first { $0.contains("descriptor \(fd) of process \(part.pid) ") } ?? "of a kind that cannot be moved"),
                         errno: EOPNOTSUPP, advice: "Choose all connections of the session, or have the server keep it out of the session")
                 }
-                count[role, default: 0] += 1
-                group.members[member].descriptors[index].name = count[role]! == 1 ? role : "\(role)-\(count[role]!)"
+                group.members[member].descriptors[index].name = names.next(role)
             }
         }
     }

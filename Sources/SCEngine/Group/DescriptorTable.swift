@@ -66,6 +66,12 @@ struct DescriptorTable {
         }
     }
 
+    /// O_RDONLY, O_WRONLY or O_RDWR; the first when it can no longer be told.
+    func accessMode(_ holder: Holder) -> Int32 {
+        guard let copy = try? processes[holder.pid]?.duplicate(holder.fd) else { return O_RDONLY }
+        return fcntl(copy.raw, F_GETFL) & O_ACCMODE
+    }
+
     /// What a descriptor points to; nil when it is not open.
     func link(of holder: Holder) -> String? { links[holder.pid]?.first { $0.fd == holder.fd }?.link }
 }

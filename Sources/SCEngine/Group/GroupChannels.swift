@@ -157,7 +157,7 @@ struct GroupChannels {
     private mutating func addPipeEnd(_ link: String, _ member: Int, _ fd: Int32) throws(CheckpointError) {
         guard let inode = link.inode(of: "pipe") else { return }
         try add(.pipe, inode, member, fd, among: { $0.kind == .pipe && $0.inode == inode })
-        let mode = accessMode(.init(pid: members[member], fd: fd))
+        let mode = table.accessMode(.init(pid: members[member], fd: fd))
         if let index = group.ends.lastIndex(where: { $0.holders.contains { $0.member == member && $0.fd == fd } }) {
             (group.ends[index].isWriter, group.ends[index].isReader) = (mode != O_RDONLY, mode != O_WRONLY)
         }

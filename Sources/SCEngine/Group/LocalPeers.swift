@@ -25,8 +25,5 @@ package struct LocalPeers {
         }
     }
 
-    private func isWriter(_ holder: DescriptorTable.Holder) -> Bool {
-        guard let copy = try? table.processes[holder.pid]?.duplicate(holder.fd) else { return false }
-        return fcntl(copy.raw, F_GETFL) & O_ACCMODE != O_RDONLY
-    }
+    private func isWriter(_ holder: DescriptorTable.Holder) -> Bool { table.accessMode(holder) != O_RDONLY }
 }

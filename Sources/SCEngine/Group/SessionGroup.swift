@@ -85,11 +85,9 @@ extension SessionGroup {
             }
         }
         for (member, entries) in names {
-            var count: [String: Int] = [:]
-            members[member].descriptors = entries.sorted { $0.fd < $1.fd }.map { entry in
-                count[entry.name, default: 0] += 1
-                let number = count[entry.name]!
-                return SessionDescriptor(fd: entry.fd, channel: entry.channel, name: number == 1 ? entry.name : "\(entry.name)-\(number)")
+            var names = NumberedNames()
+            members[member].descriptors = entries.sorted { $0.fd < $1.fd }.map {
+                SessionDescriptor(fd: $0.fd, channel: $0.channel, name: names.next($0.name))
             }
         }
     }
@@ -114,12 +112,8 @@ extension SessionGroup {
 
     /// The roles of processes: their names (`/proc/PID/comm`), numbered where several have the same.
     static func roles(of processes: [TargetProcess]) -> [String] {
-        var count: [String: Int] = [:]
-        return processes.map { process in
-            let name = word(process.command, longest: 48)
-            count[name, default: 0] += 1
-            return count[name]! == 1 ? name : "\(name)-\(count[name]!)"
-        }
+        var names = NumberedNames()
+        return processes.map { names.next(word($0.command, longest: 48)) }
     }
 
     /// Only characters that mean nothing in LISTEN_FDNAMES or in a role.
@@ -129,5 +123,15 @@ extension SessionGroup {
                 ? Character(scalar) : "_"
         }
         return letters.isEmpty ? "process" : String(letters.prefix(longest))
+    }
+}
+
+/// Makes repeated names different: `tcp`, `tcp-2`, `tcp-3`.
+struct NumberedNames {
+    private var count: [String: Int] = [:]
+
+    mutating func next(_ name: String) -> String {
+        count[name, default: 0] += 1
+        return count[name]! == 1 ? name : "\(name)-\(count[name]!)"
     }
 }
