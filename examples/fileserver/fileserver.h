@@ -44,6 +44,9 @@ struct session {
     int slow; // milliseconds that the logger takes for a line: a pipe with something in it, for tests
 };
 
+/// One of which nothing is open.
+struct session no_session(void);
+
 extern const char *log_path, *state_directory;
 
 /// Waits for events; returns when there are some. Parks when it was asked to.

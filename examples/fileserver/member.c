@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sc.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,6 +23,21 @@ static const char *part;
 static struct session *served;
 /// IDLE: a spare process; COMING: a part is here, and silent still.
 static enum { SERVING, PARKED, IDLE, COMING } standing;
+
+/// Who has which end of the session's channels, what it is called, and where it stands in a session.
+static const struct {
+    const char *part, *role;
+    size_t place;
+} channels[] = {
+    {"front", "client", offsetof(struct session, tcp)},
+    {"front", "to-worker", offsetof(struct session, to_worker)},
+    {"worker", "to-front", offsetof(struct session, to_front)},
+    {"worker", "log", offsetof(struct session, log)},
+    {"logger", "lines", offsetof(struct session, lines)},
+};
+enum { CHANNELS = sizeof channels / sizeof *channels };
+
+static int *place_of(int channel) { return (int *)((char *)served + channels[channel].place); }
 
 /// What a part exports: its own half of the state. The open file is known by its name and position; only the worker can say what that means.
 static struct {
@@ -51,6 +67,12 @@ static void resume(sc_continuation_t *c, void *session) {
     standing = SERVING;
 }
 
+static void drop(int *fd) {
+    if (*fd >= 0)
+        close(*fd);
+    *fd = -1;
+}
+
 /// It is served elsewhere. A spare process, to which nothing has come, waits for the next one.
 static void gone(sc_continuation_t *c, void *session) {
     (void)session;
@@ -58,10 +80,9 @@ static void gone(sc_continuation_t *c, void *session) {
     continuation = NULL;
     if (standing == PARKED)
         exit(0);
-    for (int *fd = (int[]){served->tcp, served->to_worker, served->to_front, served->log, served->lines, served->file}, i = 0; i < 6; i++)
-        if (fd[i] >= 0)
-            close(fd[i]);
-    served->tcp = served->to_worker = served->to_front = served->log = served->lines = served->file = -1;
+    for (int i = 0; i < CHANNELS; i++)
+        drop(place_of(i));
+    drop(&served->file);
     standing = IDLE;
     sc_accept_offers(sc, 1);
 }
@@ -92,15 +113,10 @@ static int import(sc_continuation_t *c, void *session, const sc_import_t *import
                                  lseek(served->file, 0, SEEK_END) != (off_t)served->state->worker.size ||
                                  lseek(served->file, export.position, SEEK_SET) < 0))
         return -ESTALE;
-    for (uint32_t i = 0; i < import->channels; i++) {
-        const char *role = import->roles[i];
-        int *place = strcmp(role, "client") == 0     ? &served->tcp
-                     : strcmp(role, "to-worker") == 0 ? &served->to_worker
-                     : strcmp(role, "to-front") == 0  ? &served->to_front
-                     : strcmp(role, "log") == 0       ? &served->log
-                                                      : &served->lines;
-        *place = import->fds[i];
-    }
+    for (uint32_t i = 0; i < import->channels; i++)
+        for (int channel = 0; channel < CHANNELS; channel++)
+            if (strcmp(import->roles[i], channels[channel].role) == 0)
+                *place_of(channel) = import->fds[i];
     standing = COMING;
     return 0;
 }
@@ -118,16 +134,12 @@ void join_session(const char *name, struct session *session) {
         return;
     served = session;
     open_service();
-    struct {
-        int fd;
-        const char *role;
-    } channels[] = {{session->tcp, "client"}, {session->to_worker, "to-worker"}, {session->to_front, "to-front"}, {session->log, "log"}, {session->lines, "lines"}};
     if (sc_create(sc, session, &continuation) < 0 || sc_join(continuation, session->group, name) < 0)
         exit(1);
     // Only its own are open in each process.
-    int first = strcmp(name, "front") == 0 ? 0 : strcmp(name, "worker") == 0 ? 2 : 4, count = first == 4 ? 1 : 2;
-    for (int i = first; i < first + count; i++)
-        sc_associate(continuation, channels[i].fd, channels[i].role);
+    for (int i = 0; i < CHANNELS; i++)
+        if (strcmp(channels[i].part, name) == 0)
+            sc_associate(continuation, *place_of(i), channels[i].role);
 }
 
 void wait_as_member(struct pollfd *fds, nfds_t count, int timeout_ms) {
@@ -142,7 +154,8 @@ void wait_as_member(struct pollfd *fds, nfds_t count, int timeout_ms) {
 }
 
 void run_spare(const char *name, int taken) {
-    static struct session session = {.tcp = -1, .to_worker = -1, .to_front = -1, .log = -1, .file = -1, .lines = -1, .log_file = -1};
+    static struct session session;
+    session = no_session();
     prctl(PR_SET_NAME, name);
     part = name;
     served = &session;

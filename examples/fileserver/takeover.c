@@ -28,7 +28,7 @@ static void put(struct session *session, const char *name, int fd) {
         close(fd);
 }
 
-static struct session nothing(void) {
+struct session no_session(void) {
     return (struct session){.tcp = -1, .to_worker = -1, .to_front = -1, .log = -1, .file = -1, .lines = -1, .log_file = -1};
 }
 
@@ -37,7 +37,7 @@ static int is_whole(const struct session *session) {
 }
 
 void adopt(void) {
-    struct session session = nothing();
+    struct session session = no_session();
     char *names = getenv("LISTEN_FDNAMES"), *state = getenv("SC_STATE_FILE");
     int fd = 3;
     for (char *name = names ? strtok(names, ":") : NULL; name; name = strtok(NULL, ":"))
@@ -95,7 +95,7 @@ static void take_over(int connection) {
         } else if (strstr(message, "\"type\":\"session\"") && go[0] < 0 && pipe(go) == 0) {
             pid_t front = fork();
             if (front == 0) {
-                struct session session = nothing();
+                struct session session = no_session();
                 char word;
                 close(go[1]);
                 close(connection);
