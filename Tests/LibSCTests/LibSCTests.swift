@@ -198,7 +198,8 @@ private final class Heard {
         return packet.bytes.withUnsafeBytes { $0.loadUnaligned(as: sc_wire_accepted.self) }.continuation
     }
 
-    @Test func `an offer is declined, refused at the import, and taken`() throws {
+    /// A server that takes sessions, and an agent that has heard so.
+    private func openForOffers() throws -> (FakeAgent, OpaquePointer) {
         let agent = try FakeAgent(path)
         let sc = try open()
         _ = try agent.accept()
@@ -206,6 +207,11 @@ private final class Heard {
         #expect(sc_accept_offers(sc, 1) == 0)
         dispatch(sc) { sc_status(sc) == 1 }
         #expect(try agent.next().type == SC_WIRE_OFFERS)
+        return (agent, sc)
+    }
+
+    @Test func `an offer is declined, refused at the import, and taken`() throws {
+        let (agent, sc) = try openForOffers()
         heard.accepts = false
         try agent.offer(1 << 63, peer: "192.0.2.7:9")
         dispatch(sc) { heard.calls.count == 1 }
@@ -232,13 +238,7 @@ private final class Heard {
     }
 
     @Test func `an import is answered later, with a reason when it is refused`() throws {
-        let agent = try FakeAgent(path)
-        let sc = try open()
-        _ = try agent.accept()
-        try agent.welcome()
-        #expect(sc_accept_offers(sc, 1) == 0)
-        dispatch(sc) { sc_status(sc) == 1 }
-        #expect(try agent.next().type == SC_WIRE_OFFERS)
+        let (agent, sc) = try openForOffers()
         let pair = try tcpPair()
         heard.answersLater = true
         for isTaken in [true, false] {

@@ -115,19 +115,34 @@ private final class Server {
         #expect(sc_write(other.c, other.fd, "y", 1) == 1 && hear(other.client) == "y")
     }
 
-    @Test func `a full log is told, reading goes on, and an export makes room`() throws {
-        let agent = try FakeAgent(path)
-        let server = try Server(path)
-        _ = try agent.accept()
-        try agent.welcome(version: 2)
-        server.dispatch { sc_status(server.sc) == 1 }
-        let memory = ServerMemory(file: try #require(try agent.next().fds.first))
-        let session = try server.accept()
-        let number = try agent.next().bytes.withUnsafeBytes { $0.loadUnaligned(as: sc_wire_head.self) }.continuation
+    /// A session, and what an agent would find of it after its server's death.
+    private final class Watched {
+        let session: (c: OpaquePointer, fd: Int32, client: Int32)
+        private let agent: FakeAgent
+        private let server: Server
+        private let memory: ServerMemory
+        private let number: UInt64
+
+        init(_ path: String) throws {
+            (agent, server) = (try FakeAgent(path), try Server(path))
+            _ = try agent.accept()
+            try agent.welcome(version: 2)
+            server.dispatch { [server] in sc_status(server.sc) == 1 }
+            memory = ServerMemory(file: try #require(try agent.next().fds.first))
+            session = try server.accept()
+            number = try agent.next().bytes.withUnsafeBytes { $0.loadUnaligned(as: sc_wire_head.self) }.continuation
+        }
+
         func resolve() throws(CheckpointError) -> ParkedSession {
             let counted = SocketView(session.fd).counted!
             return try memory.session(number, role: "client").resolve(read: counted.read, written: counted.written)
         }
+    }
+
+    @Test func `a full log is told, reading goes on, and an export makes room`() throws {
+        let scene = try Watched(path)
+        let session = scene.session
+        func resolve() throws(CheckpointError) -> ParkedSession { try scene.resolve() }
         #expect(sc_log(session.c, session.fd, 4096) == 0)
         #expect(throws: CheckpointError.self) { try resolve() }
         #expect(sc_export(session.c, "zero", 4) == 0)
@@ -166,18 +181,9 @@ private final class Server {
     }
 
     @Test func `without a log a session can be taken only where it was exported`() throws {
-        let agent = try FakeAgent(path)
-        let server = try Server(path)
-        _ = try agent.accept()
-        try agent.welcome(version: 2)
-        server.dispatch { sc_status(server.sc) == 1 }
-        let memory = ServerMemory(file: try #require(try agent.next().fds.first))
-        let session = try server.accept()
-        let number = try agent.next().bytes.withUnsafeBytes { $0.loadUnaligned(as: sc_wire_head.self) }.continuation
-        func resolve() throws(CheckpointError) -> ParkedSession {
-            let counted = SocketView(session.fd).counted!
-            return try memory.session(number, role: "client").resolve(read: counted.read, written: counted.written)
-        }
+        let scene = try Watched(path)
+        let session = scene.session
+        func resolve() throws(CheckpointError) -> ParkedSession { try scene.resolve() }
         say(session.client, "abc")
         #expect(read(session, 2) == "ab" && sc_export(session.c, "two", 3) == 0)
         #expect(try resolve().state == Array("two".utf8) && resolve().repetition == nil)
