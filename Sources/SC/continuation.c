@@ -41,7 +41,7 @@ int sc_create(sc_t *sc, void *session, sc_continuation_t **out) {
     // The agent numbers offers from 1 << 63.
     c->id = (uint64_t)(++sc->generation & 0x7fffffff) << 32 | index;
     for (int i = 0; i < SC_WIRE_CHANNELS; i++) c->channels[i].fd = -1;
-    c->log_fd = -1;
+    for (unsigned i = 0; i < SC_MEMORY_LOGS; i++) c->logs[i].fd = -1;
     sc__memory_claim(c);
     sc->slots[index] = c;
     sc->free_hint = index + 1;
@@ -55,7 +55,7 @@ void sc__free(sc_continuation_t *c) {
     c->sc->slots[(uint32_t)c->id] = NULL;
     c->sc->free_hint = (uint32_t)c->id;
     sc__memory_leave(c);
-    free(c->repeat);
+    sc__repeat_free(c);
     free(c->bytes);
     free(c);
 }
@@ -116,7 +116,7 @@ int sc_dissociate(sc_continuation_t *c, int fd) {
         struct channel *channel = &c->channels[i];
         if (channel->fd != fd) continue;
         c->sc->by_fd[fd] = NULL;
-        if (c->log_fd == fd) sc__memory_reset(c);
+        sc__forget_log(c, fd);
         channel->fd = -1;
         channel->forget = channel->told;
         channel->told = false;
@@ -131,7 +131,7 @@ int sc_export(sc_continuation_t *c, const void *bytes, size_t length) {
     if (length > SC_STATE_MAX) return -EFBIG;
     if (c->state == PARKED) return -EBUSY;
     // What the client has already is not part of a state to which a successor could go back, until it has come again.
-    if (c->repeat == NULL && sc__memory_export(c, bytes, length, c->sc->state_version)) return 0;
+    if (c->repeating == 0 && sc__memory_export(c, bytes, length, c->sc->state_version)) return 0;
     if (length > c->capacity) {
         size_t capacity = length < 64 ? 64 : length;
         void *room = realloc(c->bytes, capacity);

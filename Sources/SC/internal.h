@@ -25,6 +25,13 @@ struct channel {
     char role[SC_WIRE_ROLE];
 };
 
+/// A channel that is read and written by the library. Its place in the memory (sc_memory.h) has the same index.
+struct log {
+    int fd;                // -1: free
+    size_t received, sent; // bytes of its areas that are taken
+    struct repeat *repeat; // NULL: nobody has output of it that has to come again
+};
+
 struct sc_continuation {
     sc_t *sc;
     uint64_t id; // its place in sc->slots, and a count above it that tells its successors apart
@@ -38,8 +45,9 @@ struct sc_continuation {
     void *bytes;
     size_t capacity;
     struct sc_memory_slot *slot; // NULL: nothing of it outlives this process
-    int log_fd;                  // -1: no log
-    struct repeat *repeat;       // NULL: its client has no output that has to come again
+    struct log logs[SC_MEMORY_LOGS];
+    struct repeat *repeats; // came before their channels
+    int repeating;          // logs with a repeat
     bool differs;                // ended, since the output that came again was another
     uint64_t offer; // that was accepted
     uint64_t since; // monotonic ms when the agent that had asked went away
@@ -115,8 +123,8 @@ HIDDEN void sc__memory_close(sc_t *sc);
 /// Gives the continuation its slot, if there is memory.
 HIDDEN void sc__memory_claim(sc_continuation_t *c);
 HIDDEN void sc__memory_leave(sc_continuation_t *c);
-/// Forgets exports and log.
-HIDDEN void sc__memory_reset(sc_continuation_t *c);
+/// Forgets what was exported.
+HIDDEN void sc__memory_forget(sc_continuation_t *c);
 /// False: it has to be kept elsewhere.
 HIDDEN bool sc__memory_export(sc_continuation_t *c, const void *bytes, size_t length, uint32_t version);
 /// Nothing was read or written since it held still; the kernel's counters may be others.
@@ -125,13 +133,35 @@ HIDDEN void sc__memory_publish(struct sc_memory_slot *slot, struct sc_memory_rec
 HIDDEN const struct sc_memory_record *sc__newest(const struct sc_memory_slot *slot);
 HIDDEN int sc__counters(int fd, uint64_t *in, uint64_t *out);
 
-// repeat.c: output that the client has already.
-HIDDEN int sc__repeat_set(sc_continuation_t *c, const struct sc_memory_repeat *record, const void *literal);
+// log.c: which channels have a log.
+/// NULL: `fd` has none.
+HIDDEN struct log *sc__log(const sc_continuation_t *c, int fd);
+HIDDEN struct sc_memory_log *sc__place(const sc_continuation_t *c, const struct log *log);
+/// The areas of a log in the memory.
+HIDDEN unsigned char *sc__input(const sc_continuation_t *c, const struct log *log);
+HIDDEN unsigned char *sc__output(const sc_continuation_t *c, const struct log *log);
+HIDDEN const struct sc_memory_position *sc__exported(const sc_continuation_t *c, const struct log *log);
+HIDDEN void sc__begin(struct sc_memory_log *place, uint32_t intent, size_t length);
+/// `position` is `in` or `out`, which the kernel has moved by `count`.
+HIDDEN void sc__finish(struct sc_memory_log *place, uint64_t *position, ssize_t count);
+/// It is a channel of the session no longer.
+HIDDEN void sc__forget_log(sc_continuation_t *c, int fd);
+/// Why the descriptor may not be read or written now; 0: it may.
+HIDDEN int sc__may(const sc_continuation_t *c);
+HIDDEN size_t sc__total(const struct iovec *parts, int count);
+
+// repeat.c: output that has come out already.
+/// For the channel of this role, which comes later.
+HIDDEN int sc__repeat_set(sc_continuation_t *c, const char *role, const struct sc_memory_repeat *record, const void *literal);
+/// Gives them to the logs. False: a channel has none.
 HIDDEN bool sc__repeat_publish(sc_continuation_t *c);
 /// The most bytes that one sc__repeat may have; not 0 while there is a repeat.
-HIDDEN size_t sc__repeat_left(const sc_continuation_t *c);
+HIDDEN size_t sc__repeat_left(const struct log *log);
 /// -EILSEQ: they differ, and the session has been ended.
-HIDDEN int sc__repeat(sc_continuation_t *c, const unsigned char *bytes, size_t length);
+HIDDEN int sc__repeat(sc_continuation_t *c, struct log *log, const unsigned char *bytes, size_t length);
+/// The output that comes again ends in the middle of a message.
+HIDDEN int sc__repeat_is_short(sc_continuation_t *c, struct log *log);
+HIDDEN void sc__repeat_free(sc_continuation_t *c);
 
 // group.c
 /// 0 when a channel can be associated, or a negative errno.

@@ -16,7 +16,9 @@
 _Static_assert(sizeof(struct sc_memory_slot) <= SC_MEMORY_STATES, "the slot's head overlaps the states");
 _Static_assert(SC_MEMORY_STATES + 2 * SC_WIRE_STATE <= SC_MEMORY_OUTPUT, "the states overlap the output");
 _Static_assert(SC_MEMORY_OUTPUT + SC_MEMORY_OUTPUT_SIZE <= SC_MEMORY_INPUT, "the output overlaps the input");
-_Static_assert(SC_MEMORY_INPUT + SC_MEMORY_INPUT_MAX <= SC_MEMORY_STRIDE && SC_LOG_MAX == SC_MEMORY_INPUT_MAX, "the input is longer than its slot");
+_Static_assert(SC_MEMORY_INPUT + SC_MEMORY_INPUT_MAX <= SC_MEMORY_OUTPUT + SC_MEMORY_LOG_BYTES, "the input is longer than its place");
+_Static_assert(SC_MEMORY_OUTPUT + SC_MEMORY_LOGS * SC_MEMORY_LOG_BYTES <= SC_MEMORY_STRIDE, "the logs are longer than their slot");
+_Static_assert(SC_LOG_MAX == SC_MEMORY_INPUT_MAX && SC_LOGS_MAX == SC_MEMORY_LOGS, "sc.h says otherwise");
 
 /// Slots that are mapped together.
 #define CHUNK 32u
@@ -59,15 +61,16 @@ void sc__memory_claim(sc_continuation_t *c) {
     // Without memory the session is served; it cannot outlive the process.
     if (chunk == NULL) return;
     c->slot = (void *)(chunk + (size_t)(index % CHUNK) * SC_MEMORY_STRIDE);
-    sc__memory_reset(c);
+    memset((char *)c->slot + sizeof c->slot->continuation, 0, sizeof *c->slot - sizeof c->slot->continuation);
+    c->slot->has_base = 1;
     __atomic_store_n(&c->slot->continuation, c->id, __ATOMIC_RELEASE);
 }
 
-void sc__memory_reset(sc_continuation_t *c) {
-    c->log_fd = -1;
+void sc__memory_forget(sc_continuation_t *c) {
     if (c->slot == NULL) return;
-    memset((char *)c->slot + sizeof c->slot->continuation, 0, sizeof *c->slot - sizeof c->slot->continuation);
-    c->slot->has_base = 1;
+    for (int i = 0; i < 2; i++) __atomic_store_n(&c->slot->records[i].sequence, 0, __ATOMIC_RELEASE);
+    // Exports are numbered anew.
+    for (unsigned i = 0; i < SC_MEMORY_LOGS; i++) c->slot->logs[i].gap = 0;
 }
 
 void sc__memory_leave(sc_continuation_t *c) {
@@ -107,7 +110,8 @@ const struct sc_memory_record *sc__newest(const struct sc_memory_slot *slot) {
 void sc__memory_publish(struct sc_memory_slot *slot, struct sc_memory_record record) {
     struct sc_memory_record *place = &slot->records[sc__newest(slot) == &slot->records[0]];
     record.sequence = sc__newest(slot)->sequence + 1;
-    record.checksum = sc_memory_hash(0, &record, offsetof(struct sc_memory_record, checksum));
+    uint64_t head = sc_memory_hash(0, &record, offsetof(struct sc_memory_record, checksum));
+    record.checksum = sc_memory_hash(head, record.positions, record.positions_count * sizeof record.positions[0]);
     __atomic_store_n(&place->sequence, 0, __ATOMIC_RELEASE);
     __atomic_thread_fence(__ATOMIC_RELEASE);
     memcpy((char *)place + sizeof place->sequence, (char *)&record + sizeof record.sequence, sizeof record - sizeof record.sequence);
@@ -124,6 +128,15 @@ static int only_channel(const sc_continuation_t *c) {
     return fd;
 }
 
+/// The one position of a session without a log.
+static bool stands_at(int fd, struct sc_memory_record *record) {
+    struct sc_memory_position *position = &record->positions[0];
+    if (sc__counters(fd, &position->in, &position->out) < 0) return false;
+    position->literal = position->out;
+    record->positions_count = 1;
+    return true;
+}
+
 bool sc__memory_export(sc_continuation_t *c, const void *bytes, size_t length, uint32_t version) {
     struct sc_memory_slot *slot = c->slot;
     if (slot == NULL) return false;
@@ -131,19 +144,21 @@ bool sc__memory_export(sc_continuation_t *c, const void *bytes, size_t length, u
     struct sc_memory_record record = {
         .number = former->number + 1, .state_index = former->sequence ? !former->state_index : 0, .state_length = (uint32_t)length,
         .state_version = version};
-    if (slot->log) {
-        record.in = slot->in;
-        record.out = record.literal = slot->out;
-    } else if (slot->has_base) {
+    for (unsigned i = 0; i < SC_MEMORY_LOGS; i++) {
+        if (c->logs[i].fd < 0) continue;
+        record.positions[i] = (struct sc_memory_position){.in = slot->logs[i].in, .out = slot->logs[i].out, .literal = slot->logs[i].out};
+        record.positions_count = i + 1;
+    }
+    if (record.positions_count == 0 && slot->has_base) {
         // Without a log only the kernel knows where the session stands.
         int fd = only_channel(c);
-        if (fd < 0 || sc__counters(fd, &record.in, &record.out) < 0) return false;
-        record.literal = record.out;
+        if (fd < 0 || !stands_at(fd, &record)) return false;
     }
     unsigned char *state = (unsigned char *)slot + SC_MEMORY_STATES + record.state_index * SC_WIRE_STATE;
     if (length) memmove(state, bytes, length);
     record.state_checksum = sc_memory_hash(0, state, length);
     sc__memory_publish(slot, record);
+    for (unsigned i = 0; i < SC_MEMORY_LOGS; i++) c->logs[i].received = c->logs[i].sent = 0;
     c->exported = state;
     c->length = length;
     return true;
@@ -151,18 +166,20 @@ bool sc__memory_export(sc_continuation_t *c, const void *bytes, size_t length, u
 
 void sc__memory_resume(sc_continuation_t *c) {
     struct sc_memory_slot *slot = c->slot;
-    int fd = slot ? only_channel(c) : -1;
-    uint64_t in = 0, out = 0;
-    if (fd < 0 || sc__counters(fd, &in, &out) < 0) return;
+    if (slot == NULL) return;
+    bool has_log = false;
     // A connection that has been rebuilt counts from 0 again.
-    if (slot->log) {
-        slot->base_in = in - slot->in;
-        slot->base_out = out - slot->out;
-    } else if (sc__newest(slot)->sequence) {
-        struct sc_memory_record record = *sc__newest(slot);
-        record.in = in;
-        record.out = record.literal = out;
-        sc__memory_publish(slot, record);
+    for (unsigned i = 0; i < SC_MEMORY_LOGS; i++) {
+        struct sc_memory_log *log = &slot->logs[i];
+        uint64_t in, out;
+        if (c->logs[i].fd < 0) continue;
+        has_log = true;
+        if (log->kind != SC_MEMORY_TCP || sc__counters(c->logs[i].fd, &in, &out) < 0) continue;
+        log->base_in = in - log->in;
+        log->base_out = out - log->out;
     }
+    struct sc_memory_record record = *sc__newest(slot);
+    int fd = has_log || !record.sequence ? -1 : only_channel(c);
+    if (fd >= 0 && stands_at(fd, &record)) sc__memory_publish(slot, record);
     __atomic_store_n(&slot->has_base, 1, __ATOMIC_RELEASE);
 }

@@ -40,7 +40,7 @@ static bool park(sc_t *sc, sc_continuation_t *c) {
     if (c == NULL || c->ended || c->state != RUNNING) return true;
     c->state = PARKING;
     // Its state is behind what the client has; the move can go on from the memory.
-    const char *reason = sc->callbacks.park == NULL ? "the server does not park" : c->repeat ? "it repeats output that its client has" : NULL;
+    const char *reason = sc->callbacks.park == NULL ? "the server does not park" : c->repeating ? "it repeats output that its client has" : NULL;
     if (reason) {
         sc_refuse(c, reason);
         return true;
@@ -97,7 +97,7 @@ static bool import(sc_t *sc, sc_continuation_t *c, const struct sc_wire_import *
     }
     bool is_kept = result >= 0 && sc__memory_export(c, state, packet->state_length, packet->state_version);
     free(state);
-    if (result >= 0 && c->repeat && !(is_kept && sc__repeat_publish(c))) {
+    if (result >= 0 && c->repeats && !(is_kept && sc__repeat_publish(c))) {
         sc__send_refused(sc, c->id, EOPNOTSUPP, "the server keeps no log, and its output would come twice");
         sc__gone(c);
         return true;
@@ -119,14 +119,15 @@ static bool import(sc_t *sc, sc_continuation_t *c, const struct sc_wire_import *
     return true;
 }
 
-static bool repeat(sc_continuation_t *c, const struct sc_wire_head *head) {
-    const struct sc_memory_repeat *record = (const void *)(head + 1);
-    if (head->length < sizeof *head + sizeof *record || record->literal > SC_MEMORY_OUTPUT_SIZE
-        || head->length != sizeof *head + sizeof *record + record->literal)
+static bool repeat(sc_continuation_t *c, const struct sc_wire_repeat *packet) {
+    const struct sc_memory_repeat *record = (const void *)(packet + 1);
+    const size_t fixed = sizeof *packet + sizeof *record;
+    if (packet->head.length < fixed || record->literal > SC_MEMORY_OUTPUT_SIZE || packet->head.length != fixed + record->literal
+        || memchr(packet->role, 0, sizeof packet->role) == NULL)
         return false;
     // An offer that has been withdrawn meanwhile.
     if (c == NULL || c->state != ACCEPTED || record->hashed + record->literal == 0) return true;
-    return sc__repeat_set(c, record, record + 1) == 0;
+    return sc__repeat_set(c, packet->role, record, record + 1) == 0;
 }
 
 /// An earlier agent had brought the same socket: only the latest copy is served.
@@ -155,7 +156,7 @@ bool sc__receive(sc_t *sc, size_t length, int *fds, int count) {
     case SC_WIRE_WELCOME: return length == sizeof(struct sc_wire_welcome) && welcome(sc, (const void *)head);
     case SC_WIRE_UNWELCOME: return length == sizeof(struct sc_wire_reason) && unwelcome(sc, (const void *)head);
     case SC_WIRE_TAKE_PART: return length == sizeof(struct sc_wire_part) && sc__take_part(sc, (const void *)head);
-    case SC_WIRE_REPEAT: return repeat(c, head);
+    case SC_WIRE_REPEAT: return repeat(c, (const void *)head);
     case SC_WIRE_PARK: return length == sizeof(struct sc_wire_park) && park(sc, c);
     case SC_WIRE_RESUME:
         if (length != sizeof *head) return false;

@@ -97,7 +97,8 @@ static int tell(sc_continuation_t *c) {
             .head = {.type = SC_WIRE_PARKED, .continuation = c->id}, .state_version = c->sc->state_version, .state_length = (uint32_t)c->length};
         result = send_packet(c->sc, &parked, sizeof parked, c->exported, c->length, -1);
     } else if (c->answer == ANSWER_REFUSED) {
-        result = sc__send_refused(c->sc, c->id, EBUSY, c->reason);
+        // While it repeats it is taken without being asked again.
+        result = sc__send_refused(c->sc, c->id, c->repeating ? EAGAIN : EBUSY, c->reason);
     } else if (c->answer == ANSWER_ACCEPTED) {
         struct sc_wire_accepted accepted = {.head = {.type = SC_WIRE_ACCEPTED, .continuation = c->offer}, .continuation = c->id};
         result = send_packet(c->sc, &accepted, sizeof accepted, NULL, 0, -1);

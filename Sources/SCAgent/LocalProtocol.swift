@@ -31,10 +31,10 @@ package struct LocalAnswer: Codable, Sendable {
     var versions: [UInt32]?
     /// The sessions among them that several servers serve.
     var groups: [GroupAnswer]?
-    /// Those of them that can be taken without their servers. Their memory files come along.
+    /// What servers keep of them in memory, for the case that they do not answer. The memory files come along.
     var logged: [LoggedAnswer]?
-    /// Servers did not park in time; what they have can be taken.
-    var isLate: Bool?
+    /// Servers that did not park in time; what they have can be taken.
+    var late: [LateAnswer]?
     var orphans: OrphanAnswer?
     /// Their states come in one memory file, in this order.
     var parked: [ParkAnswer]?
@@ -68,10 +68,24 @@ struct GroupAnswer: Codable, Sendable {
     var parts: [Part]
 }
 
+/// A server that did not park: of a session of several processes the one that does this part.
+struct LateAnswer: Codable, Sendable {
+    var socket: UInt64
+    var part: String?
+}
+
 /// A session in the memory of its server.
 struct LoggedAnswer: Codable, Sendable {
+    /// `index`: the server's number of the channel; `fd` as in GroupAnswer.
+    struct Channel: Codable, Sendable {
+        var index: UInt32
+        var fd: Int32
+        var role: String
+    }
+
     var socket: UInt64
-    var role: String
+    var part: String?
+    var channels: [Channel]
     var number: UInt64
     /// Which of the files that came along.
     var file: Int

@@ -8,43 +8,78 @@ import Testing
 @Suite(.serialized, .enabled(if: geteuid() == 0, "needs root: it makes network namespaces"))
 struct MemberTests {
     private static let count = getenv("SC_MOVES").flatMap { Int(String(cString: $0)) } ?? 20
-    private static let services = "{files: {ports: [7400], peers: [\"a\", \"b\"], accept: [{server: true}]}}"
 
     /// Agents and file servers on both hosts, and a client that compares every byte it gets from A.
     final class Scene {
         let world: TwoHosts
         let agents: Agents
         let capture: Capture
-        let client: FilesClient
+        private(set) var client: FilesClient!
         var servers: [Lab.Host: Child] = [:]
+        private let more: [String: String]
         private(set) var host = Lab.Host.a
         private(set) var front: Int32 = 0
 
-        init(_ source: [String: String] = [:], target: [String: String] = [:]) throws {
+        /// `orphans`: the policy's. FOLDER in `source`'s values is the lab's.
+        init(_ source: [String: String] = [:], target: [String: String] = [:], servers more: [String: String] = [:], orphans: String = "{}") throws {
+            self.more = more
             world = try TwoHosts()
-            agents = try Agents(world, services: MemberTests.services)
-            try agents.start(.a, source)
+            agents = try Agents(
+                world, services: "{files: {ports: [7400], peers: [\"a\", \"b\"], accept: [{server: true}], orphans: \(orphans)}}",
+                limits: "{offers_per_second: 1000}")
+            try agents.start(.a, source.mapValues { [world] in $0.replacing("FOLDER", with: world.lab.folder) })
             try agents.start(.b, target)
             try agents.join()
             capture = try Capture(world.lab)
             try FilesClient.makeFiles(world)
-            let address = world.lab.serviceAddress(.ipv4)
-            for host in [Lab.Host.a, .b] {
-                let environment = ["ROOT": FilesClient.directory(world), "LOG": FilesClient.log(world, host), "SLOW_LOG": "20", "SNDBUF": "32768"]
-                let server = try world.lab.spawn(
-                    in: host, [Lab.program("sc-fileserver"), "member", address, "7400"], environment: agents.environment(host, environment))
-                try #require(server.waitForOutputOrError("listening"), "\(server.stderr)")
-                servers[host] = server
-            }
-            for host in [Lab.Host.a, .b] {
-                let areThere = eventually(within: .seconds(5)) { [agents] in
-                    (try? agents.tool(host, ["agent", "--status"]).stdout).map { $0.split(separator: "\n").count { $0.contains("files") } } ?? 0 >= 3
-                }
-                try #require(areThere, "no spare processes on \(host.rawValue): \(agents.log(host))")
-            }
+            servers = [.a: try Self.serve(.a, world, agents, more), .b: try Self.serve(.b, world, agents, more)]
+            for host in [Lab.Host.a, .b] { try waitForSpares(on: host) }
             client = try FilesClient(world)
             try findFront()
             usleep(300_000)
+        }
+
+        private static func serve(_ host: Lab.Host, _ world: TwoHosts, _ agents: Agents, _ more: [String: String]) throws -> Child {
+            let environment = ["ROOT": FilesClient.directory(world), "LOG": FilesClient.log(world, host), "SLOW_LOG": "20", "SNDBUF": "32768"]
+            let server = try world.lab.spawn(
+                in: host, [Lab.program("sc-fileserver"), "member", world.lab.serviceAddress(.ipv4), "7400"],
+                environment: agents.environment(host, environment.merging(more) { $1 }))
+            try #require(server.waitForOutputOrError("listening"), "\(server.stderr)")
+            return server
+        }
+
+        /// The server again, after `endSpares`.
+        func serve(_ host: Lab.Host) throws {
+            servers[host] = try Self.serve(host, world, agents, more)
+            try waitForSpares(on: host)
+        }
+
+        /// The processes of the service on a host, with how many sessions each has and whether it takes one.
+        func members(_ host: Lab.Host) -> [(pid: Int32, sessions: Int, accepts: Bool)] {
+            guard let output = try? agents.tool(host, ["agent", "--status"]) else { return [] }
+            return output.stdout.split(separator: "\n").compactMap { line in
+                let words = line.split(separator: " ")
+                guard words.count > 4, words[0] == "server", !line.hasSuffix("dead"), let pid = Int32(words[1]), let count = Int(words[4]) else {
+                    return nil
+                }
+                return (pid, count, line.hasSuffix("takes more"))
+            }
+        }
+
+        func waitForSpares(on host: Lab.Host, at location: SourceLocation = #_sourceLocation) throws {
+            let areThere = eventually(within: .seconds(5)) { self.members(host).count { $0.accepts } >= 3 }
+            try #require(areThere, "no spare processes on \(host.rawValue): \(agents.log(host))", sourceLocation: location)
+        }
+
+        /// Nobody on this host takes a session any longer; those that have one serve on.
+        func endSpares(on host: Lab.Host) {
+            servers[host]?.signal(SIGKILL)
+            _ = try? servers[host]?.wait()
+            servers[host] = nil
+            let busy = Set(members(host).filter { $0.sessions > 0 }.map(\.pid))
+            for pid in ["front", "worker", "logger", "sc-fileserver"].flatMap({ processes(on: host, named: $0) }) where !busy.contains(pid) {
+                Glibc.kill(pid, SIGKILL)
+            }
         }
 
         func processes(on host: Lab.Host, named name: String) -> [Int32] {
@@ -65,11 +100,20 @@ struct MemberTests {
             try #require(isThere, "nobody has the session: \(agents.log(.a))\(agents.log(.b))\(client.child.stdout)\(client.child.stderr)")
         }
 
+        /// The process that does this part of the session.
+        func part(_ name: String) -> Int32? {
+            let busy = Set(members(host).filter { $0.sessions > 0 }.map(\.pid))
+            return processes(on: host, named: name).first { busy.contains($0) }
+        }
+
         var target: Lab.Host { host == .a ? .b : .a }
-        var arguments: [String] {
+        var arguments: [String] { arguments(to: nil) }
+
+        /// nil: to the other host.
+        func arguments(to other: String?) -> [String] {
             [
-                "migrate", String(front), "--peer", world.lab.address(.client, .ipv4), "--to", "tls://\(target.rawValue)", "--service", "files",
-                "--json",
+                "migrate", String(front), "--peer", world.lab.address(.client, .ipv4), "--to", other ?? "tls://\(target.rawValue)", "--service",
+                "files", "--json",
             ]
         }
 
@@ -81,8 +125,8 @@ struct MemberTests {
         }
 
         /// Ends the client: no byte was lost, doubled or changed, and each request stands in one of the logs once.
-        func finish(at location: SourceLocation = #_sourceLocation) throws {
-            try client.finish(at: location)
+        func finish(linesMayRepeat: Bool = false, at location: SourceLocation = #_sourceLocation) throws {
+            try client.finish(linesMayRepeat: linesMayRepeat, at: location)
             let packets = capture.stop()
             #expect(packets.resetsToClient == 0 && packets.resetsFromClient == 0, sourceLocation: location)
             for server in servers.values { server.terminate() }
@@ -153,10 +197,8 @@ struct MemberTests {
     }
 
     @Test func `a part that cannot be parked, or is nobody's on the target, leaves the session where it is`() throws {
-        let scene = try Scene()
-        let worker = try #require(
-            readText("/proc/\(scene.front)/task/\(scene.front)/children").split(separator: " ").compactMap { Int32($0) }
-                .first { readText("/proc/\($0)/comm") == "worker\n" })
+        let scene = try Scene(servers: ["NO_LOG": "1"])
+        let worker = try #require(scene.part("worker"))
         kill(worker, SIGSTOP)
         let silent = try scene.agents.tool(.a, scene.arguments + ["--park-deadline", "300"])
         #expect(silent.status == 1 && silent.stderr.contains("did not park in time"), "\(silent.stderr)")

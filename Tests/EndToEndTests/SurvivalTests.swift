@@ -6,7 +6,7 @@ import Support
 import Testing
 
 /// xorshift64*: the same moments for the same seed.
-private struct Moments {
+struct Moments {
     private var state: UInt64
     init(seed: UInt64) { state = seed }
     mutating func next(below bound: UInt64) -> UInt64 {

@@ -62,11 +62,13 @@ final class FakeAgent {
     }
 
     /// What has to be repeated, before an import.
-    func `repeat`(_ number: UInt64, hashed: UInt64 = 0, hash: UInt64 = 0, literal: String) throws {
-        let length = MemoryLayout<sc_wire_head>.size + MemoryLayout<sc_memory_repeat>.size + literal.utf8.count
-        let head = sc_wire_head(type: SC_WIRE_REPEAT.rawValue, length: UInt32(length), continuation: number)
+    func `repeat`(_ number: UInt64, role: String = "client", hashed: UInt64 = 0, hash: UInt64 = 0, literal: String) throws {
+        let length = MemoryLayout<sc_wire_repeat>.size + MemoryLayout<sc_memory_repeat>.size + literal.utf8.count
+        var packet = sc_wire_repeat()
+        packet.head = sc_wire_head(type: SC_WIRE_REPEAT.rawValue, length: UInt32(length), continuation: number)
+        withUnsafeMutableBytes(of: &packet.role) { $0.copyBytes(from: role.utf8) }
         let record = sc_memory_repeat(hashed: hashed, hash: hash, literal: UInt64(literal.utf8.count))
-        let bytes = withUnsafeBytes(of: head) { Array($0) } + withUnsafeBytes(of: record) { Array($0) } + Array(literal.utf8)
+        let bytes = withUnsafeBytes(of: packet) { Array($0) } + withUnsafeBytes(of: record) { Array($0) } + Array(literal.utf8)
         #expect(cproc_send_fds(try #require(connection).raw, bytes, bytes.count, nil, 0) == length)
     }
 

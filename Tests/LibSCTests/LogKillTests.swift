@@ -59,7 +59,7 @@ private struct Cipher {
         let number = told.bytes.withUnsafeBytes { $0.loadUnaligned(as: sc_wire_head.self) }.continuation
         let duplicate = try #require(told.fds.first)
         // Before its first export there is nothing to be taken up.
-        try #require(eventually(within: .seconds(5)) { (try? memory.session(number, role: "client")) != nil })
+        try #require(eventually(within: .seconds(5)) { (try? memory.session(number, [.init(role: "client")])) != nil })
 
         // With the first answer the first export is there as well.
         var (sent, received): ([UInt8], [UInt8]) = ([1], [])
@@ -84,14 +84,14 @@ private struct Cipher {
         let expected = all.answer(sent)
         #expect(received.elementsEqual(expected.prefix(received.count)))
         let counted = try #require(SocketView(duplicate.raw).counted)
-        let logged = try memory.session(number, role: "client")
-        if logged.intent != .none { figures.inCall += 1 }
+        let logged = try memory.session(number, [.init(role: "client")])
+        if logged.channels[0].intent != .none { figures.inCall += 1 }
         let parked = try logged.resolve(read: counted.read, written: counted.written)
         // The state is a cipher, and answers that wait.
         var cipher = Cipher(position: word(parked.state, 0), sum: word(parked.state, 8))
         let waiting = Array(parked.state.dropFirst(20))
-        #expect(logged.exported.input == cipher.position && logged.exported.output == cipher.position - UInt64(waiting.count))
-        let begin = Int(logged.exported.input)
+        #expect(logged.channels[0].exported.input == cipher.position && logged.channels[0].exported.output == cipher.position - UInt64(waiting.count))
+        let begin = Int(logged.channels[0].exported.input)
         #expect(parked.input.elementsEqual(sent[begin..<begin + parked.input.count]))
         #expect(begin + parked.input.count == Int(counted.read))
         // A successor with this state and input produces just what the client has, and perhaps more.
@@ -101,7 +101,7 @@ private struct Cipher {
         #expect(hashed + repetition.literal.count <= produced.count)
         #expect(sc_memory_hash(0, produced, repetition.hashed) == repetition.hash)
         #expect(repetition.literal.elementsEqual(produced.dropFirst(hashed).prefix(repetition.literal.count)))
-        #expect(logged.exported.output + repetition.hashed + UInt64(repetition.literal.count) == counted.written)
+        #expect(logged.channels[0].exported.output + repetition.hashed + UInt64(repetition.literal.count) == counted.written)
         figures.whole += 1
         if !parked.input.isEmpty { figures.withInput += 1 }
         if repetition.hasOutput { figures.withOutput += 1 }

@@ -135,7 +135,7 @@ private final class Server {
 
         func resolve() throws(CheckpointError) -> ParkedSession {
             let counted = SocketView(session.fd).counted!
-            return try memory.session(number, role: "client").resolve(read: counted.read, written: counted.written)
+            return try memory.session(number, [.init(role: "client")]).resolve(read: counted.read, written: counted.written)
         }
     }
 

@@ -61,6 +61,12 @@ extern int is_member;
 void join_session(const char *name, struct session *session);
 /// As poll(2), with `fds[0]` for the library; returns only while the session is served here.
 void wait_as_member(struct pollfd *fds, nfds_t count, int timeout_ms);
+/// As recv(2) and send(2) with these flags, or read(2) and write(2) without any. A member keeps a log of both, so that another process can go on in its
+/// place should it be killed.
+ssize_t read_channel(int fd, void *bytes, size_t length, int flags);
+ssize_t write_channel(int fd, const void *bytes, size_t length, int flags);
+/// All that it has taken is done: a member's successor begins here.
+void is_whole(void);
 /// Becomes a part of a session that comes. Does not return.
 void run_spare(const char *name, int taken);
 

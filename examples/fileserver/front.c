@@ -17,7 +17,7 @@ static void end(struct session *session) {
 
 static void read_requests(struct session *session) {
     struct state *state = session->state;
-    ssize_t count = recv(session->tcp, state->front.in + state->front.length, sizeof state->front.in - state->front.length, MSG_DONTWAIT);
+    ssize_t count = read_channel(session->tcp, state->front.in + state->front.length, sizeof state->front.in - state->front.length, MSG_DONTWAIT);
     if (count > 0)
         state->front.length += (uint32_t)count;
     else if (count == 0)
@@ -34,7 +34,7 @@ static void pass_requests(struct session *session) {
         size_t length = (size_t)(newline - line) - state->front.used;
         // An empty message would look like the end.
         const char *request = length ? line + state->front.used : " ";
-        if (send(session->to_worker, request, length ? length : 1, MSG_DONTWAIT | MSG_NOSIGNAL) < 0) {
+        if (write_channel(session->to_worker, request, length ? length : 1, MSG_DONTWAIT | MSG_NOSIGNAL) < 0) {
             if (errno != EAGAIN)
                 end(session);
             break;
@@ -54,7 +54,7 @@ static void pass_requests(struct session *session) {
 static void pass_answers(struct session *session) {
     struct state *state = session->state;
     if (state->front.out_length == 0) {
-        ssize_t count = recv(session->to_worker, state->front.out, sizeof state->front.out, MSG_DONTWAIT);
+        ssize_t count = read_channel(session->to_worker, state->front.out, sizeof state->front.out, MSG_DONTWAIT);
         if (count == 0 || (count < 0 && errno != EAGAIN))
             end(session);
         if (count < 0)
@@ -62,7 +62,7 @@ static void pass_answers(struct session *session) {
         state->front.out_length = (uint32_t)count;
         state->front.out_sent = 0;
     }
-    ssize_t sent = send(
+    ssize_t sent = write_channel(
         session->tcp, state->front.out + state->front.out_sent, state->front.out_length - state->front.out_sent, MSG_DONTWAIT | MSG_NOSIGNAL);
     if (sent < 0 && errno != EAGAIN)
         end(session);

@@ -14,7 +14,8 @@ void run_logger(struct session *session) {
     for (;;) {
         wait_for(session->lines, POLLIN, -1, 0, -1);
         // A slow logger takes one line at a time, and the rest waits in the pipe.
-        ssize_t count = read(session->lines, state->logger.line + state->logger.length, session->slow ? 1 : sizeof state->logger.line - state->logger.length);
+        size_t room = session->slow ? 1 : sizeof state->logger.line - state->logger.length;
+        ssize_t count = read_channel(session->lines, state->logger.line + state->logger.length, room, 0);
         if (count == 0)
             exit(0);
         if (count < 0)
@@ -28,6 +29,8 @@ void run_logger(struct session *session) {
             exit(1);
         state->logger.length -= (uint32_t)length;
         memmove(state->logger.line, newline + 1, state->logger.length);
+        // Nobody keeps a log of the file: what was written since the last export, a successor would write again.
+        is_whole();
         if (session->slow)
             wait_for(-1, 0, -1, 0, session->slow);
     }

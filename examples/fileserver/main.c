@@ -1,5 +1,6 @@
 // Usage: fileserver serve ADDRESS PORT | member ADDRESS PORT | adopt | accept SOCKET
-// In the environment: ROOT (the files), LOG, STATE_DIR; for tests SLOW_LOG (milliseconds for a line) and SNDBUF (bytes).
+// In the environment: ROOT (the files), LOG, STATE_DIR; for tests SLOW_LOG (milliseconds for a line), SNDBUF (bytes), NO_LOG (a member's sessions end with
+// their processes) and BUSY (SIGUSR2 sends a process into an endless loop).
 
 #include "fileserver.h"
 
@@ -102,6 +103,12 @@ static void wait_for_client(int listener, const int taken[2]) {
 
 static void wake(int signal) { (void)signal; }
 
+static void be_busy(int signal) {
+    (void)signal;
+    for (volatile int i = 0;; i++) {
+    }
+}
+
 /// It serves a session now, or has ended.
 static void forget(struct taken *spares, size_t count, pid_t pid) {
     for (size_t i = 0; i < count; i++)
@@ -159,6 +166,8 @@ int main(int argc, char **argv) {
     }
     signal(SIGPIPE, SIG_IGN);
     block_signals();
+    if (getenv("BUSY"))
+        signal(SIGUSR2, be_busy);
     is_member = argc == 4 && strcmp(argv[1], "member") == 0;
     if (is_member || (argc == 4 && strcmp(argv[1], "serve") == 0))
         listen_for_clients(argv[2], atoi(argv[3]));

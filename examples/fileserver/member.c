@@ -12,9 +12,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
-enum { STATE_VERSION = 1 };
+/// LEFT: what a log still takes when the next export is due; a loop takes some 20 KiB at most.
+enum { STATE_VERSION = 1, LEFT = 65536 };
 
 int is_member;
 static sc_t *sc;
@@ -51,14 +53,18 @@ static void *own_state(size_t *length) {
     return strcmp(part, "front") == 0 ? (void *)&state->front : strcmp(part, "worker") == 0 ? (void *)&state->worker : (void *)&state->logger;
 }
 
-static void park(sc_continuation_t *c, void *session) {
-    (void)session;
+static void export_state(sc_continuation_t *c) {
     size_t length;
     void *own = own_state(&length);
     export.position = served->file >= 0 ? lseek(served->file, 0, SEEK_CUR) : -1;
     memcpy(export.bytes, own, length);
-    standing = PARKED;
     sc_export(c, &export, sizeof export.position + length);
+}
+
+static void park(sc_continuation_t *c, void *session) {
+    (void)session;
+    standing = PARKED;
+    export_state(c);
     sc_parked(c);
 }
 
@@ -99,7 +105,7 @@ static void offer(sc_t *sc, sc_offer_t *offer, void *user) {
 }
 
 static int import(sc_continuation_t *c, void *session, const sc_import_t *import) {
-    (void)c, (void)session;
+    (void)session;
     size_t length;
     void *own = own_state(&length);
     if (import->state_version != STATE_VERSION)
@@ -117,14 +123,39 @@ static int import(sc_continuation_t *c, void *session, const sc_import_t *import
         for (int channel = 0; channel < CHANNELS; channel++)
             if (strcmp(import->roles[i], channels[channel].role) == 0)
                 *place_of(channel) = import->fds[i];
+    for (uint32_t i = 0; i < import->channels; i++)
+        sc_log(c, import->fds[i], 0);
     standing = COMING;
     return 0;
 }
 
+static void leave(void) { sc_end(continuation); }
+
 static void open_service(void) {
     sc_callbacks_t callbacks = {sizeof callbacks, park, resume, gone, offer, import};
-    if (sc_open("files", STATE_VERSION, &callbacks, NULL, 0, &sc) < 0)
+    if (sc_open("files", STATE_VERSION, &callbacks, NULL, getenv("NO_LOG") ? 0 : SC_SURVIVE, &sc) < 0)
         exit(1);
+    // A session that nobody has ended is somebody else's from then on.
+    atexit(leave);
+}
+
+ssize_t read_channel(int fd, void *bytes, size_t length, int flags) {
+    ssize_t count = is_member ? sc_recv(continuation, fd, bytes, length, flags) : flags ? recv(fd, bytes, length, flags) : read(fd, bytes, length);
+    if (is_member && count < 0)
+        errno = (int)-count;
+    return is_member && count < 0 ? -1 : count;
+}
+
+ssize_t write_channel(int fd, const void *bytes, size_t length, int flags) {
+    ssize_t count = is_member ? sc_send(continuation, fd, bytes, length, flags) : flags ? send(fd, bytes, length, flags) : write(fd, bytes, length);
+    if (is_member && count < 0)
+        errno = (int)-count;
+    return is_member && count < 0 ? -1 : count;
+}
+
+void is_whole(void) {
+    if (is_member)
+        export_state(continuation);
 }
 
 void join_session(const char *name, struct session *session) {
@@ -138,11 +169,14 @@ void join_session(const char *name, struct session *session) {
         exit(1);
     // Only its own are open in each process.
     for (int i = 0; i < CHANNELS; i++)
-        if (strcmp(channels[i].part, name) == 0)
-            sc_associate(continuation, *place_of(i), channels[i].role);
+        if (strcmp(channels[i].part, name) == 0 && sc_associate(continuation, *place_of(i), channels[i].role) == 0)
+            sc_log(continuation, *place_of(i), 0);
+    export_state(continuation);
 }
 
 void wait_as_member(struct pollfd *fds, nfds_t count, int timeout_ms) {
+    if (standing == SERVING && sc_log_left(continuation) < LEFT)
+        export_state(continuation);
     fds[0] = (struct pollfd){sc_fd(sc), POLLIN, 0};
     poll(fds, count, timeout_ms);
     if (fds[0].revents)

@@ -32,7 +32,7 @@ struct session no_session(void) {
     return (struct session){.tcp = -1, .to_worker = -1, .to_front = -1, .log = -1, .file = -1, .lines = -1, .log_file = -1};
 }
 
-static int is_whole(const struct session *session) {
+static int has_all(const struct session *session) {
     return session->tcp >= 0 && session->to_worker >= 0 && session->to_front >= 0 && session->log >= 0 && session->lines >= 0;
 }
 
@@ -42,7 +42,7 @@ void adopt(void) {
     int fd = 3;
     for (char *name = names ? strtok(names, ":") : NULL; name; name = strtok(NULL, ":"))
         put(&session, name, fd++);
-    if (!is_whole(&session) || !state) {
+    if (!has_all(&session) || !state) {
         fprintf(stderr, "fileserver: this is not a session of mine\n");
         exit(1);
     }
@@ -100,7 +100,7 @@ static void take_over(int connection) {
                 close(go[1]);
                 close(connection);
                 take(&session, message, fds, nfds);
-                if (!is_whole(&session) || read(go[0], &word, 1) != 1) {
+                if (!has_all(&session) || read(go[0], &word, 1) != 1) {
                     unlink(session.state_path);
                     _exit(1);
                 }

@@ -15,7 +15,7 @@
 static void take_request(struct session *session) {
     struct state *state = session->state;
     char line[LINE + 1];
-    ssize_t length = recv(session->to_front, line, LINE, MSG_DONTWAIT);
+    ssize_t length = read_channel(session->to_front, line, LINE, MSG_DONTWAIT);
     if (length < 0 && errno == EAGAIN)
         return;
     if (length <= 0)
@@ -37,7 +37,7 @@ static void take_request(struct session *session) {
 
 static void send_out(struct session *session) {
     struct state *state = session->state;
-    if (send(session->to_front, state->worker.out, state->worker.out_length, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0)
+    if (write_channel(session->to_front, state->worker.out, state->worker.out_length, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0)
         state->worker.out_length = 0;
     else if (errno != EAGAIN)
         exit(0);
@@ -57,7 +57,7 @@ static void read_file(struct session *session) {
 /// A line is shorter than PIPE_BUF, so the pipe takes all of it or nothing (pipe(7)).
 static void write_line(struct session *session) {
     struct state *state = session->state;
-    if (write(session->log, state->worker.line, state->worker.line_length) >= 0)
+    if (write_channel(session->log, state->worker.line, state->worker.line_length, 0) >= 0)
         state->worker.line_length = 0;
     else if (errno != EAGAIN)
         exit(0);

@@ -21,9 +21,11 @@
 //
 // A server whose sessions outlive it (SC_SURVIVE for sc_open), killed, stopped or busy without end:
 //
-//   9. sc_log(c, fd, 0) after sc_associate, and in `import`; from then on sc_recv, sc_send and the like for this descriptor, and nothing else
+//   9. sc_log(c, fd, 0) after sc_associate, and in `import`; from then on sc_recv, sc_send and the like for this descriptor, and nothing else. In a
+//      session of several processes: for every channel of a part that is to outlive its process, and for their other ends, before they are used
 //  10. sc_export at each safe point, right after sc_log too. A successor begins with that state; the input since then lies before it again, and what it
-//      writes is compared with what the client has, until it is new. So between two exports the output must be a function of state and input alone
+//      writes is compared with what the client has, until it is new. So between two exports the output must be a function of state and input alone; of
+//      several channels each one's, whatever the order in which they had input
 //  11. when sc_log_left(c) is small, come to a safe point before you read on
 //
 // A session that several processes serve together, joined by pipes and Unix sockets:
@@ -144,21 +146,25 @@ SC_API int sc_dissociate(sc_continuation_t *c, int fd);
 /// Keeps a copy of the session's state, in place of the former. EFBIG: more than SC_STATE_MAX; ENOMEM; EBUSY: it is parked. The former stays then.
 SC_API int sc_export(sc_continuation_t *c, const void *bytes, size_t length);
 
+/// The most logs of one continuation.
+#define SC_LOGS_MAX 4
 /// The most bytes of input that a log takes, and how many it takes by default.
 #define SC_LOG_MAX 262144
 #define SC_LOG_DEFAULT 131072
 
 /// Keeps what is read from `fd`, a channel of the session, since the last export, `bytes` of it (4096 to SC_LOG_MAX; 0: SC_LOG_DEFAULT), and what is
-/// written. From now on this descriptor is read and written only by the calls below. It counts from the next export on. EINVAL: `bytes`, or no
-/// SC_SURVIVE; ENOENT: `fd` is none of its channels; EALREADY: it has a log, one is possible; EBUSY: it is parked; ENOMEM.
+/// written: a TCP connection, a Unix socket, an end of a pipe. From now on this descriptor is read and written only by the calls below. It counts from
+/// the next export on; those before count no longer. Descriptors that travel through a Unix socket (SCM_RIGHTS) are not kept, nor are empty messages.
+/// EINVAL: `bytes`, or no SC_SURVIVE; ENOENT: `fd` is none of its channels; EPROTOTYPE: it is a file, UDP, or a pipe in packet mode; EALREADY: it has a log; ENOSPC: SC_LOGS_MAX
+/// have one; EBUSY: it is parked; ENOMEM.
 SC_API int sc_log(sc_continuation_t *c, int fd, size_t bytes);
 
-/// How many bytes the log still takes before the next export; SIZE_MAX without a log. At 0 reading goes on, and until the next export the session cannot
-/// outlive the process.
+/// How many bytes the fullest of its logs still takes before the next export; SIZE_MAX without a log. At 0 reading goes on, and until the next export
+/// the session cannot outlive the process. A message takes 4 bytes besides its own, and is read with room for all that was asked for, or not kept.
 SC_API size_t sc_log_left(const sc_continuation_t *c);
 
 /// As read(2), readv(2) and recv(2), with -errno as result; at most sc_log_left(c) bytes at once, unless that is 0. Without a log for `fd` they are these
-/// calls. EBUSY: it is parked, or being imported; EILSEQ: as below; EOPNOTSUPP: other flags than MSG_DONTWAIT, MSG_WAITALL and MSG_PEEK.
+/// calls. EBUSY: it is parked, or being imported; EILSEQ: as below; EOPNOTSUPP: other flags than MSG_DONTWAIT, MSG_WAITALL and MSG_PEEK; of a pipe any.
 SC_API ssize_t sc_read(sc_continuation_t *c, int fd, void *bytes, size_t length);
 SC_API ssize_t sc_readv(sc_continuation_t *c, int fd, const struct iovec *parts, int count);
 SC_API ssize_t sc_recv(sc_continuation_t *c, int fd, void *bytes, size_t length, int flags);
@@ -167,9 +173,10 @@ SC_API ssize_t sc_recv(sc_continuation_t *c, int fd, void *bytes, size_t length,
 /// log; ENOBUFS: it is full, export first.
 SC_API ssize_t sc_recv_in_place(sc_continuation_t *c, int fd, const void **bytes, size_t length, int flags);
 
-/// As write(2), writev(2), send(2) and sendfile(2), with -errno as result; never SIGPIPE. Output that the client has already is compared and counts as
-/// written. EILSEQ: it differs; the connection has been reset, end the session. EBUSY as above; EOPNOTSUPP: other flags than MSG_DONTWAIT, MSG_NOSIGNAL
-/// and MSG_MORE. With a log, sc_sendfile copies the file's bytes.
+/// As write(2), writev(2), send(2) and sendfile(2), with -errno as result; SIGPIPE only of pipes. Output that the client has already is compared and counts
+/// as written. EILSEQ: it differs; the connection has been reset, end the session. EBUSY as above; EOPNOTSUPP: other flags than MSG_DONTWAIT, MSG_NOSIGNAL
+/// and MSG_MORE; of a pipe any but MSG_NOSIGNAL. Of messages with a log: EINVAL: an empty one; EMSGSIZE: one of more than 65,532 bytes. With a log,
+/// sc_sendfile copies the file's bytes; EOPNOTSUPP: to messages.
 SC_API ssize_t sc_write(sc_continuation_t *c, int fd, const void *bytes, size_t length);
 SC_API ssize_t sc_writev(sc_continuation_t *c, int fd, const struct iovec *parts, int count);
 SC_API ssize_t sc_send(sc_continuation_t *c, int fd, const void *bytes, size_t length, int flags);

@@ -10,7 +10,7 @@
 #define SC_WIRE_MAGIC 0x31306373u // "sc01"
 /// The versions of this protocol that this code speaks.
 #define SC_WIRE_OLDEST 1
-#define SC_WIRE_NEWEST 3 // 2: MEMORY, DIFFERS, REPEAT; 3: JOIN, PART, and channels that are no TCP connections
+#define SC_WIRE_NEWEST 4 // 2: MEMORY, DIFFERS; 3: JOIN, PART, and channels that are no TCP connections; 4: REPEAT, for each channel
 
 #define SC_WIRE_NAME 64     // a service's name, with its NUL
 #define SC_WIRE_ROLE 32     // a role, with its NUL
@@ -100,6 +100,11 @@ struct sc_wire_part {
 struct sc_wire_channel {
     struct sc_wire_head head;
     uint32_t channel, reserved;
+};
+
+struct sc_wire_repeat {
+    struct sc_wire_head head;
+    char role[SC_WIRE_ROLE]; // of the channel
 };
 
 struct sc_wire_parked {

@@ -51,8 +51,11 @@ final class Orphans {
     var dead: [RegisteredServer] { graves.map(\.server) }
 
     /// Those that wait, by the agent's own descriptors.
-    func descriptors(of service: String) -> [Int32] {
-        waiting(service).flatMap { $0.channels.values.map(\.descriptor.raw) }
+    func descriptors(of service: String) -> [Int32] { Array(Set(waiting(service).compactMap { connection(of: $0)?.descriptor.raw })) }
+
+    /// The session's; another process may have it.
+    private func connection(of continuation: RegisteredContinuation) -> RegisteredContinuation.Channel? {
+        servers.parts(of: continuation).compactMap(\.connection).first
     }
 
     private func waiting(_ service: String) -> [RegisteredContinuation] {
@@ -73,16 +76,19 @@ final class Orphans {
             let counted = continuation.connection.flatMap { SocketView($0.descriptor.raw).counted }
             if case .asked(let mover) = continuation.state {
                 continuation.counted = counted
-                mover.died()
+                mover.died(continuation)
             }
             guard case .running = continuation.state else { continue }
             do throws(CheckpointError) {
-                guard seconds > 0, continuation.isAlone, let channel = continuation.connection else {
-                    throw LoggedSession.lost(seconds > 0 ? "it is one of several processes" : "the policy leaves it no time")
+                guard seconds > 0 else { throw LoggedSession.lost("the policy leaves it no time") }
+                guard continuation.canBeSeized else { throw LoggedSession.lost("it has several channels, and joins no group") }
+                guard connection(of: continuation) != nil, continuation.connection == nil || counted != nil else {
+                    throw LoggedSession.lost("its connection has ended")
                 }
-                guard let counted else { throw LoggedSession.lost("its connection has ended") }
                 continuation.counted = counted
-                _ = try memory.session(continuation.number, role: channel.role).resolve(read: counted.read, written: counted.written)
+                let logged = try memory.session(continuation.number, continuation.channels.map { .init(index: $0.key, role: $0.value.role) })
+                // Of several, the others tell when they stand still.
+                if let counted, continuation.isAlone { _ = try logged.resolve(read: counted.read, written: counted.written) }
                 kept += 1
             } catch {
                 end(continuation, error.why)
@@ -119,8 +125,8 @@ final class Orphans {
         guard let namespace = try? NetworkNamespace.of(socket: copy), let family = socket.view.local?.address.isIPv6,
             let baseline = try? OptionBaseline(in: namespace, ipv6: family), var tcp = try? socket.dump(options: baseline)
         else { return nil }
-        let memory = try? continuation.server.memory?.session(continuation.number, role: channel.role)
-        if let input = memory?.input {
+        let memory = try? continuation.server.memory?.session(continuation.number, [.init(role: channel.role)])
+        if let input = memory?.channels.first?.input {
             tcp.receiveQueue = input + tcp.receiveQueue
             tcp.bytesRead = tcp.bytesRead >= UInt64(input.count) ? tcp.bytesRead - UInt64(input.count) : 0
         }
@@ -145,7 +151,7 @@ final class Orphans {
         hearWorkers()
         for grave in graves {
             let idle = grave.server.continuations.values.filter { if case .running = $0.state { true } else { false } }
-            for continuation in idle where continuation.channels.values.contains(where: { SocketView($0.descriptor.raw).hasEnded }) {
+            for continuation in idle where connection(of: continuation).map({ SocketView($0.descriptor.raw).hasEnded }) ?? true {
                 end(continuation, "")
             }
             if grave.deadline.hasPassed { for continuation in idle { end(continuation, "no server has taken it in time") } }

@@ -12,7 +12,8 @@ final class ParkConversation {
     private var continuations: [(inode: UInt64, continuation: RegisteredContinuation)] = []
     private var answers: [ObjectIdentifier: (ParkAnswer, [UInt8])] = [:]
     private var deadline: Deadline?
-    private var loggedSockets: Set<UInt64> = []
+    /// Those that did not park.
+    private var late: Set<ObjectIdentifier> = []
     /// What goes with the answer of `find`.
     private(set) var memories: [SharedDescriptor] = []
 
@@ -37,29 +38,31 @@ final class ParkConversation {
                 socket: inode,
                 parts: parts.map { part in
                     .init(
-                        name: part.part?.name ?? "", pid: part.server.pid, version: part.server.stateVersion,
-                        descriptors: part.channels.sorted { $0.key < $1.key }.map { .init(fd: $0.value.number, role: $0.value.role) })
+                        name: part.part?.name ?? "", pid: part.holder, version: part.server.stateVersion,
+                        descriptors: part.channels.sorted { $0.key < $1.key }.map { .init(fd: part.number(of: $0.value), role: $0.value.role) })
                 })
         }
-        (answer.logged, memories) = findMemories(known)
-        loggedSockets = Set(answer.logged!.map(\.socket))
+        (answer.logged, memories) = findMemories()
         return answer
     }
 
     /// Those of which something is left when their servers do not answer, and where.
-    private func findMemories(_ known: [(inode: UInt64, continuation: RegisteredContinuation)]) -> ([LoggedAnswer], [SharedDescriptor]) {
+    private func findMemories() -> ([LoggedAnswer], [SharedDescriptor]) {
         var files: [SharedDescriptor] = []
         var places: [ObjectIdentifier: Int] = [:]
-        let answers = known.compactMap { inode, continuation -> LoggedAnswer? in
-            guard let memory = continuation.server.memory, continuation.isAlone, let channel = continuation.connection,
+        let answers = continuations.compactMap { inode, continuation -> LoggedAnswer? in
+            guard let memory = continuation.server.memory, continuation.canBeSeized,
                 places[ObjectIdentifier(continuation.server)] != nil || files.count < Int(CPROC_MAX_FDS)
             else { return nil }
             let place = places[ObjectIdentifier(continuation.server)] ?? files.count
             if place == files.count { files.append(memory.file) }
             places[ObjectIdentifier(continuation.server)] = place
+            let channels = continuation.channels.map {
+                LoggedAnswer.Channel(index: $0.key, fd: continuation.number(of: $0.value), role: $0.value.role)
+            }
             return LoggedAnswer(
-                socket: inode, role: channel.role, number: continuation.number, file: place, isOrphan: continuation.server.isDead,
-                read: continuation.counted?.read, written: continuation.counted?.written)
+                socket: inode, part: continuation.part?.name, channels: channels.sorted { $0.index < $1.index }, number: continuation.number,
+                file: place, isOrphan: continuation.server.isDead, read: continuation.counted?.read, written: continuation.counted?.written)
         }
         return (answers, files)
     }
@@ -96,9 +99,8 @@ final class ParkConversation {
     }
 
     private func park(within milliseconds: Int) {
-        answers = [:]
+        (answers, late) = ([:], [])
         deadline = Deadline(milliseconds: milliseconds)
-        let isOrphaned = continuations.contains { $0.continuation.server.isDead }
         for (inode, continuation) in continuations {
             guard servers.continuation(of: inode).map({ servers.parts(of: $0).contains { $0 === continuation } }) ?? false,
                 case .running = continuation.state
@@ -114,16 +116,17 @@ final class ParkConversation {
                 return fail("process \(continuation.server.pid) does not read what it is told")
             }
         }
-        // There is nobody to wait for.
-        if isOrphaned { late("its server has died") }
+        // Nobody waits for the dead.
+        for entry in continuations where entry.continuation.server.isDead { seize(entry.continuation, "its server has died") }
     }
 
-    /// They do not park; with the memory of all of them the mover goes on.
-    private func late(_ why: String) {
-        guard continuations.allSatisfy({ loggedSockets.contains($0.inode) }) else { return fail(why) }
-        deadline = nil
-        for entry in continuations { entry.continuation.state = .seized(self) }
-        LocalService.send(LocalAnswer(isLate: true), on: connection)
+    /// It does not park; with its memory the mover goes on.
+    private func seize(_ continuation: RegisteredContinuation, _ why: String) {
+        guard isWaiting else { return }
+        guard continuation.canBeSeized else { return fail(why) }
+        continuation.state = .seized(self)
+        late.insert(ObjectIdentifier(continuation))
+        conclude()
     }
 
     func parked(_ continuation: RegisteredContinuation, state: [UInt8], version: UInt32) {
@@ -134,9 +137,17 @@ final class ParkConversation {
             ParkAnswer(
                 socket: entry.inode, part: continuation.part?.name, role: channel.role, state_version: version, state_bytes: state.count), state
         )
-        guard answers.count == continuations.count else { return }
+        conclude()
+    }
+
+    /// When all have answered, or are known not to.
+    private func conclude() {
+        guard isWaiting, answers.count + late.count == continuations.count else { return }
         deadline = nil
         var answer = LocalAnswer()
+        answer.late = continuations.filter { late.contains(ObjectIdentifier($0.continuation)) }.map {
+            LateAnswer(socket: $0.inode, part: $0.continuation.part?.name)
+        }
         let inOrder = continuations.compactMap { answers[ObjectIdentifier($0.continuation)] }
         answer.parked = inOrder.map(\.0)
         let states = inOrder.flatMap(\.1)
@@ -154,13 +165,11 @@ final class ParkConversation {
     /// `isPassing`: it will be able to later.
     func failed(_ continuation: RegisteredContinuation, _ why: String, isPassing: Bool) {
         guard isWaiting else { return }
-        isPassing ? late(why) : fail(why)
+        isPassing ? seize(continuation, why) : fail(why)
     }
 
-    /// One of the servers has died, and will not answer.
-    func died() {
-        if isWaiting { late("a server has died") }
-    }
+    /// Its server has died, and will not answer.
+    func died(_ continuation: RegisteredContinuation) { seize(continuation, "its server has died") }
 
     func ended(_ continuation: RegisteredContinuation) {
         if isWaiting { fail("its session has ended") }
@@ -175,8 +184,9 @@ final class ParkConversation {
     /// Called now and then: gives up what takes too long.
     func look() {
         guard let deadline, deadline.hasPassed else { return }
-        let silent = continuations.first { isAsked($0.continuation) }?.continuation.server.pid ?? 0
-        late("process \(silent) did not park in time")
+        for entry in continuations where isAsked(entry.continuation) {
+            seize(entry.continuation, "process \(entry.continuation.server.pid) did not park in time")
+        }
     }
 
     /// The connection has ended.

@@ -45,8 +45,13 @@ final class RegisteredContinuation {
     /// What the process does in a session of several.
     var part: (name: String, group: GroupName)?
     var connection: Channel? { channels.values.first { $0.isConnection } }
-    /// It can be served from what its server keeps in memory: a session of one process and one connection.
+    /// A session of one process and one connection.
     var isAlone: Bool { part == nil && channels.count == 1 && connection != nil }
+    /// It can be served from what its server keeps in memory, if that says enough.
+    var canBeSeized: Bool { server.memory != nil && (isAlone || part != nil) }
+    /// The process that has its descriptors, and a descriptor's number there: this one keeps those of the dead.
+    var holder: Int32 { server.isDead ? getpid() : server.pid }
+    func number(of channel: Channel) -> Int32 { server.isDead ? channel.descriptor.raw : channel.number }
     /// The kernel's counters when the server had died.
     var counted: (read: UInt64, written: UInt64)?
 
@@ -119,18 +124,17 @@ final class RegisteredServer {
         case SC_WIRE_REFUSED:
             let reason = fieldText(try packet.content(sc_wire_reason.self).text)
             if let continuation = continuations[number], case .asked(let mover) = continuation.state {
-                continuation.state = .running
                 let isPassing = (try? packet.content(sc_wire_reason.self).error) == EAGAIN
+                continuation.state = .running
                 mover.failed(continuation, "process \(pid) refuses: \(reason)", isPassing: isPassing)
             } else {
                 servers.declined(number, by: self, reason)
             }
         case SC_WIRE_MEMORY:
             let told = try packet.content(sc_wire_memory.self)
-            guard told.version == SC_MEMORY_VERSION, told.stride == SC_MEMORY_STRIDE, packet.descriptors.count == 1 else {
-                throw ServerPacket.malformed
-            }
-            memory = ServerMemory(file: packet.descriptors[0])
+            guard packet.descriptors.count == 1 else { throw ServerPacket.malformed }
+            // The memory of another libsc says nothing to this agent; its sessions are served, and end with it.
+            if told.version == SC_MEMORY_VERSION, told.stride == SC_MEMORY_STRIDE { memory = ServerMemory(file: packet.descriptors[0]) }
         case SC_WIRE_DIFFERS:
             servers.differed(number, at: self, fieldText(try packet.content(sc_wire_reason.self).text))
         case SC_WIRE_OFFERS:

@@ -13,7 +13,7 @@ package final class ServerParking: SessionParking {
     private let deadline: Int
     private let memories: [(entry: LoggedAnswer, memory: ServerMemory)]
     package var orphanCount: Int { memories.count { $0.entry.isOrphan } }
-    package var logged: Set<UInt64> { Set(memories.map(\.entry.socket)) }
+    package var seizable: Set<ServerPart> { Set(memories.map { ServerPart(socket: $0.entry.socket, name: $0.entry.part) }) }
 
     /// nil: no agent runs here, or it knows none of the sockets. `deadline` is the time in milliseconds that the servers have to park.
     package static func find(_ sockets: Set<UInt64>, deadline: Int) throws(CheckpointError) -> (any SessionParking)? {
@@ -42,17 +42,20 @@ package final class ServerParking: SessionParking {
         (self.memories, self.deadline) = (memories, deadline)
     }
 
-    package func seize() throws(CheckpointError) -> [UInt64: LoggedSession] {
-        var result: [UInt64: LoggedSession] = [:]
-        for (entry, memory) in memories {
-            var session = try memory.session(entry.number, role: entry.role)
+    package func seize(_ late: Set<ServerPart>) throws(CheckpointError) -> [ServerPart: LoggedSession] {
+        var result: [ServerPart: LoggedSession] = [:]
+        let sockets = Set(late.map(\.socket))
+        for (entry, memory) in memories where sockets.contains(entry.socket) {
+            let part = ServerPart(socket: entry.socket, name: entry.part)
+            let channels = entry.channels.map { ServerMemory.Channel(index: $0.index, fd: $0.fd, role: $0.role) }
+            var session = try memory.session(entry.number, channels, isParked: !late.contains(part))
             if let read = entry.read, let written = entry.written { session.final = (read, written) }
-            result[entry.socket] = session
+            result[part] = session
         }
         return result
     }
 
-    package func park() throws(CheckpointError) -> [UInt64: ParkedSession]? {
+    package func park() throws(CheckpointError) -> ParkOutcome {
         var request = LocalRequest(verb: "park")
         request.deadline = deadline
         let answer: LocalAnswer
@@ -64,8 +67,8 @@ package final class ServerParking: SessionParking {
                 "a server does not park its session", why: error.why, errno: EBUSY,
                 advice: "The session goes on where it is; --force stops the server instead, and moves the session without its state")
         }
-        if answer.isLate == true { return nil }
-        var result: [UInt64: ParkedSession] = [:]
+        var result = ParkOutcome()
+        result.late = Set((answer.late ?? []).map { ServerPart(socket: $0.socket, name: $0.part) })
         var offset = 0
         for parked in answer.parked ?? [] {
             var state = [UInt8](repeating: 0, count: max(0, min(parked.state_bytes, exportedStateLimit)))
@@ -74,10 +77,10 @@ package final class ServerParking: SessionParking {
             }
             offset += state.count
             guard let part = parked.part else {
-                result[parked.socket] = ParkedSession(state: state, stateVersion: parked.state_version, role: parked.role)
+                result.sessions[parked.socket] = ParkedSession(state: state, stateVersion: parked.state_version, role: parked.role)
                 continue
             }
-            result[parked.socket, default: ParkedSession(state: [], stateVersion: 0, role: parked.role)].parts.append(
+            result.sessions[parked.socket, default: ParkedSession(state: [], stateVersion: 0, role: parked.role)].parts.append(
                 .init(name: part, state: state, stateVersion: parked.state_version))
         }
         return result

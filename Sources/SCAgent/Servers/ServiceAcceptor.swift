@@ -27,6 +27,17 @@ private struct ReceiverMessage: Decodable {
     var states: [State]?
     var state_version: UInt32?
     var repeat_bytes: Int?
+    struct Repeat: Decodable {
+        var process, name: String
+        var bytes: Int
+    }
+    var repeats: [Repeat]?
+
+    /// All that has to be repeated, in the file's order.
+    var repeated: [(process: String?, name: String, bytes: Int)] {
+        let alone = repeat_bytes.map { [(process: String?.none, name: channels?.first?.name ?? "", bytes: $0)] } ?? []
+        return alone + (repeats ?? []).map { (process: $0.process, name: $0.name, bytes: $0.bytes) }
+    }
 }
 
 private struct ReceiverReply: Encodable {
@@ -160,7 +171,7 @@ final class ReceiverConversation {
         guard let index = offers.firstIndex(where: { $0.number == number }) else { return false }
         offers[index].continuation = continuation
         guard offers.allSatisfy({ $0.continuation != nil }) else { return true }
-        reply("accept", repeats: offers.allSatisfy { $0.server?.version ?? 0 >= 2 })
+        reply("accept", repeats: offers.allSatisfy { $0.server?.version ?? 0 >= 4 })
         return true
     }
 
@@ -183,14 +194,18 @@ final class ReceiverConversation {
     private func bring(_ message: ReceiverMessage, _ descriptors: [SharedDescriptor]) {
         let channels = message.channels ?? []
         let length = message.state_bytes ?? 0
-        let repeated = message.repeat_bytes ?? 0
         let limit = Int(SC_WIRE_STATE) * max(1, offers.count(where: { $0.part != nil }))
         guard (0...limit).contains(length) else { return decline("its state has \(length) bytes, \(limit) are allowed") }
-        guard (0...MemoryLayout<sc_memory_repeat>.size + Int(SC_MEMORY_OUTPUT_SIZE)).contains(repeated) else {
-            return decline("its server would have to repeat \(repeated) bytes of output")
+        let repeats = message.repeated
+        for entry in repeats where !(0...MemoryLayout<sc_memory_repeat>.size + Int(SC_MEMORY_OUTPUT_SIZE)).contains(entry.bytes) {
+            return decline("its server would have to repeat \(entry.bytes) bytes of output")
         }
-        guard descriptors.count == channels.count + (length + repeated > 0 ? 1 : 0) else { return decline("a session came without its descriptors") }
-        var state = [UInt8](repeating: 0, count: length + repeated)
+        guard repeats.count <= Int(SC_WIRE_CHANNELS) * max(1, offers.count) else {
+            return decline("it would have to repeat \(repeats.count) channels")
+        }
+        let all = length + repeats.reduce(0) { $0 + $1.bytes }
+        guard descriptors.count == channels.count + (all > 0 ? 1 : 0) else { return decline("a session came without its descriptors") }
+        var state = [UInt8](repeating: 0, count: all)
         if !state.isEmpty, pread(descriptors[channels.count].raw, &state, state.count, 0) != state.count {
             return decline("its state cannot be read")
         }
@@ -199,9 +214,7 @@ final class ReceiverConversation {
             guard let first = channels.first, let offered = offers.first(where: { $0.local == first.local && $0.peer == first.peer }),
                 let number = offered.continuation, channels.count <= Int(SC_WIRE_CHANNELS)
             else { return decline("a session came that was not offered") }
-            if repeated > 0 {
-                offered.server?.outbox.send(packetHead(SC_WIRE_REPEAT, number, sc_wire_head.self, more: repeated), Array(state[length...]))
-            }
+            tellRepeats(repeats, state[length...], to: offered, number)
             return bring(to: offered, arrived, Array(state[..<length]), version: message.state_version ?? 0, names: channels.map(\.name))
         }
         var offset = 0
@@ -220,6 +233,7 @@ final class ReceiverConversation {
             }
             let known = states[offered.part ?? ""]
             guard (known?.bytes.count ?? 0) <= Int(SC_WIRE_STATE) else { return decline("the state of \(offered.part ?? "-") is too long") }
+            if let number = offered.continuation { tellRepeats(repeats, state[length...], to: offered, number) }
             bring(
                 to: offered, own, Array(known?.bytes ?? []), version: known?.version ?? 0,
                 names: own.map { String($0.channel.name.drop { $0 != "." }.dropFirst()) })
@@ -245,6 +259,22 @@ final class ReceiverConversation {
         }
         guard server.outbox.send(packet, state, descriptors: arrived.map(\.descriptor)) else {
             return decline("process \(server.pid) does not read what it is told")
+        }
+    }
+
+    /// Output that the server will produce again; each channel's own.
+    private func tellRepeats(
+        _ repeats: [(process: String?, name: String, bytes: Int)], _ file: ArraySlice<UInt8>, to offered: Offered, _ number: UInt64
+    ) {
+        var rest = file
+        for entry in repeats {
+            if entry.process == offered.part, entry.bytes > 0 {
+                var packet = sc_wire_repeat()
+                packet.head = packetHead(SC_WIRE_REPEAT, number, sc_wire_repeat.self, more: entry.bytes)
+                setField(&packet.role, to: entry.name)
+                offered.server?.outbox.send(packet, Array(rest.prefix(entry.bytes)))
+            }
+            rest = rest.dropFirst(entry.bytes)
         }
     }
 

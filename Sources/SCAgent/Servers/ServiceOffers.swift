@@ -32,7 +32,10 @@ extension Servers {
 
     /// A successor has produced other output than the client has.
     func differed(_ number: UInt64, at server: RegisteredServer, _ what: String) {
-        let peer = server.continuations[number]?.channels.values.first?.peer
+        let connection = server.continuations[number].flatMap { parts(of: $0).compactMap(\.connection).first }
+        let peer = connection?.peer
+        // Where another process has the connection, the library could not end it.
+        if let connection { _ = cproc_disconnect(connection.descriptor.raw) }
         log("session-ended", ["service": server.service ?? "-", "peer": peer ?? "-", "pid": String(server.pid), "reason": what])
     }
 

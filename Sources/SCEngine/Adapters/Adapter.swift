@@ -81,7 +81,7 @@ extension SessionCapture {
     package func sessions(
         _ channels: [TCPChannel], state: [UInt8], adapter: (any Adapter)?, learnt: [AdapterState?]
     ) throws(CheckpointError) -> [Session] {
-        if let group { return [group.session(id(of: 0), channels, adapter: nil, parts: parkedParts)] }
+        if let group { return [try groupSession(group, channels)] }
         var sessions: [Session] = []
         for (index, channel) in channels.enumerated() {
             var position = learnt[index]

@@ -12,14 +12,14 @@ package final class SessionCapture {
     private let drop: DropProgram
     private var baselines: [Bool: OptionBaseline] = [:]
     private let holders: [TargetProcess]
-    /// Those of sessions whose servers may not answer when they are asked to park.
-    private let silent: [TargetProcess]
+    /// Those of servers that may not answer when they are asked to park.
+    private let silent: [ServerPart: [TargetProcess]]
     private let stopped: StoppedProcesses
     private let parking: (any SessionParking)?
     /// What joins the processes of the one session that `selected` makes up; nil: each connection is a session.
     package let group: GroupCapture?
-    private var parked: [UInt64: ParkedSession] = [:]
-    private var logged: [UInt64: LoggedSession] = [:]
+    private var asked = ParkOutcome()
+    private var logged: [ServerPart: LoggedSession] = [:]
     private var isReleased = false
 
     /// Opens everything that can be opened while the sessions run. `isGuarded`: a guard continues the stopped processes should this tool die; a move
@@ -49,8 +49,7 @@ package final class SessionCapture {
         var holders = Self.holders(of: selected.filter { !cooperative.contains($0.channel.inode) })
         for process in group?.processesToStop ?? [] where !holders.contains(where: { $0.pid == process.pid }) { holders.append(process) }
         self.holders = holders
-        let logged = parking?.logged ?? []
-        silent = Self.holders(of: selected.filter { logged.contains($0.channel.inode) })
+        silent = Self.silent(parking, selected)
         for socket in sockets {
             if let entry = SessionRegistry.find(socket.raw) { socket.base = (entry.written, entry.read) }
         }
@@ -68,6 +67,25 @@ package final class SessionCapture {
         }
         return Array(result.values)
     }
+
+    /// The processes of each server that may be late. One that has died has none: the agent keeps its descriptors, and reads nothing.
+    private static func silent(_ parking: (any SessionParking)?, _ selected: [SelectedSession]) -> [ServerPart: [TargetProcess]] {
+        guard let parking, !parking.seizable.isEmpty else { return [:] }
+        var result: [ServerPart: [TargetProcess]] = [:]
+        for session in selected where parking.seizable.contains(ServerPart(socket: session.channel.inode)) {
+            result[ServerPart(socket: session.channel.inode)] = holders(of: [session])
+        }
+        for group in parking.groups {
+            for part in group.parts where parking.seizable.contains(ServerPart(socket: group.socket, name: part.name)) {
+                let process = try? TargetProcess(pid: part.pid)
+                result[ServerPart(socket: group.socket, name: part.name)] = [process].compactMap(\.self).filter { $0.command != "sc-checkpoint" }
+            }
+        }
+        return result
+    }
+
+    /// Each of them once.
+    private var silentProcesses: [TargetProcess] { silent.values.flatMap(\.self).uniqued }
 
     /// The session's id from an earlier move, or a new one.
     package func id(of index: Int) -> SessionID { SessionRegistry.find(sockets[index].raw)?.id ?? .random() }
@@ -87,7 +105,7 @@ package final class SessionCapture {
                 SourceEntry.Socket(
                     pid: session.process.pid, fd: socket.fd, inode: session.channel.inode, reuseAddress: reuseAddress, ownFilter: ownFilter))
         }
-        return (sockets, (holders + silent).map { SourceEntry.Holder(pid: $0.pid, wasRunning: !$0.isStopped) })
+        return (sockets, (holders + silentProcesses).map { SourceEntry.Holder(pid: $0.pid, wasRunning: !$0.isStopped) })
     }
 
     /// Refuses sessions that another move has taken, or that can no longer be moved, since they were selected. Called when nobody else can take them.
@@ -100,7 +118,7 @@ package final class SessionCapture {
     }
 
     /// Pidfds of the processes that are stopped, and the sockets: what a keeper holds.
-    package var keepsakes: [Int32] { (holders + silent).map(\.pidfdNumber) + sockets.map(\.raw) }
+    package var keepsakes: [Int32] { (holders + silentProcesses).map(\.pidfdNumber) + sockets.map(\.raw) }
 
     /// Starts what guards the processes against the death of this tool, so that `stop` has only to stop them.
     package func prepareStop() {
@@ -110,9 +128,19 @@ package final class SessionCapture {
     /// What its server said of the session when it parked, or what its memory and the dump say; nil when its process was only stopped.
     package func exported(by index: Int) throws(CheckpointError) -> ParkedSession? {
         let inode = selected[index].channel.inode
-        guard let logged = logged[inode] else { return parked[inode] }
+        guard let logged = logged[ServerPart(socket: inode)] else { return asked.sessions[inode] }
         let counted = sockets[index].counted
         return try logged.resolve(read: counted.read, written: counted.written)
+    }
+
+    /// The session of the declared group or of the one that was found.
+    package func groupSession(_ group: GroupCapture, _ channels: [TCPChannel]) throws(CheckpointError) -> Session {
+        let parts = asked.sessions.values.first { !$0.parts.isEmpty }?.parts ?? []
+        var session = LoggedParts(
+            group.session(id(of: 0), channels), group.group, sockets.map { (read: $0.counted.read, written: $0.counted.written) })
+        let late = Set(asked.late.compactMap(\.name))
+        let logged = Dictionary(uniqueKeysWithValues: logged.compactMap { key, value in key.name.map { ($0, value) } })
+        return try session.complete(parts: parts, late: late, logged)
     }
 
     /// The form of the state that the sessions' servers export; 0: not known, or several.
@@ -120,9 +148,6 @@ package final class SessionCapture {
         guard let versions = parking?.stateVersions, versions.count == selected.count, Set(versions.values).count == 1 else { return 0 }
         return versions.first!.value
     }
-
-    /// What the processes of a declared group said when they parked.
-    package var parkedParts: [ParkedSession.PartState] { parked.values.first { !$0.parts.isEmpty }?.parts ?? [] }
 
     /// The most bytes of state that the servers can export, and of what dead ones have logged.
     package var exportLimit: Int {
@@ -132,11 +157,8 @@ package final class SessionCapture {
 
     /// The servers park and the processes stand still until `giveBack`, `letGo` or `keepHeld`.
     package func stop() throws(CheckpointError) {
-        var toStop = holders
-        var isSeized = false
-        if let parking {
-            if let parked = try parking.park() { self.parked = parked } else { (isSeized, toStop) = (true, holders + silent) }
-        }
+        if let parking { self.asked = try parking.park() }
+        let toStop = (holders + self.asked.late.flatMap { silent[$0] ?? [] }).uniqued
         var asked: [TargetProcess] = []
         if let group, let signal = group.options.parkSignal {
             let members = Set(group.group.members.map(\.process.pid))
@@ -152,7 +174,7 @@ package final class SessionCapture {
                 guard error.errno == ESRCH, !isServer else { throw error }
             }
         }
-        if isSeized, let parking { logged = try parking.seize() }
+        if let parking, !self.asked.late.isEmpty { logged = try parking.seize(self.asked.late) }
     }
 
     /// Silences every socket; then reads it. The processes are stopped.
@@ -264,5 +286,13 @@ package final class SessionCapture {
     package func keepHeld() -> [TargetProcess] {
         for socket in sockets { socket.keepHeld() }
         return stopped.keepStopped()
+    }
+}
+
+extension [TargetProcess] {
+    /// Each process once, where it first stands.
+    fileprivate var uniqued: [TargetProcess] {
+        var seen: Set<Int32> = []
+        return filter { seen.insert($0.pid).inserted }
     }
 }

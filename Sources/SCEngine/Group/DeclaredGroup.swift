@@ -25,17 +25,21 @@ extension GroupChannels {
     ) throws(CheckpointError) -> SessionGroup {
         var processes: [TargetProcess] = []
         for part in declared.parts {
-            guard !processes.contains(where: { $0.pid == part.pid }) else {
+            let process = try TargetProcess(pid: part.pid)
+            // The agent has the descriptors of all parts whose processes have died.
+            guard process.command == "sc-checkpoint" || !processes.contains(where: { $0.pid == part.pid }) else {
                 throw CheckpointError("cannot move the session", why: "process \(part.pid) does two parts of it", errno: EOPNOTSUPP)
             }
-            processes.append(try TargetProcess(pid: part.pid))
+            processes.append(process)
         }
         var request = GroupRequest()
         request.channels = declared.parts.flatMap { part in part.descriptors.map { DescriptorName(pid: part.pid, fd: $0.fd) } }
         var group = SessionGroup.of(processes, shared: [], connections)
         for (index, part) in declared.parts.enumerated() { group.members[index].role = part.name }
         let table = DescriptorTable(of: processes, only: Set(request.channels))
-        group = try found(group, root: processes[0].pid, request, table: table, unix: try UnixSockets(in: namespace).byInode)
+        group = try found(
+            group, root: processes[0].pid, request, table: table, unix: try UnixSockets(in: namespace).byInode,
+            own: declared.parts.map { Set($0.descriptors.map(\.fd)) })
         try rename(&group, as: declared)
         return group
     }
@@ -43,7 +47,7 @@ extension GroupChannels {
     /// Each descriptor is called what its server calls it; a second one of the same name is numbered.
     private static func rename(_ group: inout SessionGroup, as declared: DeclaredGroup) throws(CheckpointError) {
         for part in declared.parts {
-            let member = group.members.firstIndex { $0.process.pid == part.pid }
+            let member = group.members.firstIndex { $0.role == part.name }
             var names = NumberedNames()
             for (fd, role) in part.descriptors {
                 guard let member, let index = group.members[member].descriptors.firstIndex(where: { $0.fd == fd }) else {

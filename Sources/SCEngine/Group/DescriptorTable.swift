@@ -57,7 +57,7 @@ struct DescriptorTable {
     }
 
     private mutating func add(_ process: TargetProcess, where isWanted: (Int32) -> Bool = { _ in true }) {
-        guard let numbers = try? process.descriptors() else { return }
+        guard processes[process.pid] == nil, let numbers = try? process.descriptors() else { return }
         processes[process.pid] = process
         links[process.pid] = numbers.filter(isWanted).compactMap { fd in
             guard let link = process.link(of: fd) else { return nil }

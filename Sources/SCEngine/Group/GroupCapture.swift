@@ -100,15 +100,9 @@ package final class GroupCapture: @unchecked Sendable {
         state = try readState()
     }
 
-    /// `parts`: what the servers of a declared group have exported.
-    package func session(_ id: SessionID, _ connections: [TCPChannel], adapter: AdapterState?, parts: [ParkedSession.PartState] = []) -> Session {
-        var session = Session(id: id, channels: connections, locals: channels, processes: group.processes, state: state, adapter: adapter)
-        for index in session.processes.indices {
-            guard let part = parts.first(where: { $0.name == session.processes[index].role }) else { continue }
-            (session.processes[index].stateLength, session.processes[index].stateVersion) = (part.state.count, part.stateVersion)
-            session.state += part.state
-        }
-        return session
+    /// Without what the servers of a declared group have exported.
+    package func session(_ id: SessionID, _ connections: [TCPChannel]) -> Session {
+        Session(id: id, channels: connections, locals: channels, processes: group.processes, state: state)
     }
 
     /// The session lives elsewhere: its bytes in flight are taken out, and its processes ended if that was wanted. They still stand still.

@@ -14,6 +14,8 @@ struct GroupChannels {
     let root: Int32
     let members: [Int32]
     let shared: Set<Int32>
+    /// nil: all that its process has.
+    var own: [Set<Int32>]?
     /// Nil when the processes stand still: then only they have been looked at, and what leads out and was not known before is refused.
     let finder: GroupFinder?
     var group: SessionGroup
@@ -46,10 +48,13 @@ struct GroupChannels {
     }
 
     /// A group of which nobody but those in the table has to be looked at.
+    /// `own`: each member's descriptors, where one process stands for several.
     static func found(
-        _ group: SessionGroup, root: Int32, _ request: GroupRequest, table: DescriptorTable, unix: [UInt64: UnixSockets.Entry]
+        _ group: SessionGroup, root: Int32, _ request: GroupRequest, table: DescriptorTable, unix: [UInt64: UnixSockets.Entry],
+        own: [Set<Int32>]? = nil
     ) throws(CheckpointError) -> SessionGroup {
         var channels = GroupChannels(group, root: root, request, table: table, unix: unix, nil)
+        channels.own = own
         return try channels.run()
     }
 
@@ -66,7 +71,8 @@ struct GroupChannels {
 
     private mutating func run() throws(CheckpointError) -> SessionGroup {
         for (member, pid) in members.enumerated() {
-            for (fd, link) in table.links[pid] ?? [] where !request.leave.contains(where: { ($0.pid ?? root) == pid && $0.fd == fd }) {
+            for (fd, link) in table.links[pid] ?? []
+            where own?[member].contains(fd) ?? true && !request.leave.contains(where: { ($0.pid ?? root) == pid && $0.fd == fd }) {
                 try look(at: link, member, fd)
             }
         }
@@ -76,7 +82,7 @@ struct GroupChannels {
                 "the session ended meanwhile", why: "no process has \(channel.local) <- \(channel.peer) any longer", errno: ENOTCONN)
         }
         try connectUnixEnds()
-        for pid in members where isUnused(pid) { dropMember(pid) }
+        for member in members.indices.reversed() where isUnused(member) { drop(member) }
         group.nameDescriptors(connectionHolders: connectionHolders)
         group.leftLinks.formUnion(decided.filter { !$0.value }.keys)
         return group
@@ -206,14 +212,12 @@ struct GroupChannels {
     }
 
     /// A process that was reached over channels of which none is taken.
-    private func isUnused(_ pid: Int32) -> Bool {
-        guard let member = group.members.firstIndex(where: { $0.process.pid == pid }) else { return false }
-        return !group.ends.contains { $0.holders.contains { $0.member == member } }
+    private func isUnused(_ member: Int) -> Bool {
+        !group.ends.contains { $0.holders.contains { $0.member == member } }
             && !connectionHolders.contains { $0.contains { $0.member == member } }
     }
 
-    private mutating func dropMember(_ pid: Int32) {
-        guard let member = group.members.firstIndex(where: { $0.process.pid == pid }) else { return }
+    private mutating func drop(_ member: Int) {
         group.members.remove(at: member)
         for index in group.ends.indices {
             group.ends[index].holders = group.ends[index].holders.map { ($0.member > member ? $0.member - 1 : $0.member, $0.fd) }

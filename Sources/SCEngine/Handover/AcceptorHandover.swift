@@ -67,7 +67,9 @@ package final class AcceptorHandover: HandoverDriver {
             var descriptors = FreshSockets.delivered(entry.session, entry.sockets.map(\.raw) + entry.locals.descriptors)
             let state = entry.session.state
             let repeated = entry.session.adapter?.repetition.flatMap { $0.hasOutput ? $0.output : nil } ?? []
-            let file = state.isEmpty && repeated.isEmpty ? nil : try makeStateFile(state + repeated)
+            let parts = (entry.session.adapter?.partRepetitions ?? []).filter(\.repetition.hasOutput)
+            let bytes = state + repeated + parts.flatMap(\.repetition.output)
+            let file = bytes.isEmpty ? nil : try makeStateFile(bytes)
             if let file { descriptors.append(file.raw) }
             let channels = entry.session.deliveries.map { AcceptorChannel($0, of: entry.session) }
             try withExtendedLifetime(file) { () throws(CheckpointError) in
@@ -75,7 +77,9 @@ package final class AcceptorHandover: HandoverDriver {
                     AcceptorRequest(
                         type: "session", id: entry.session.id.description, channels: channels, state_bytes: state.count,
                         states: entry.session.states.map { zip(entry.session.processes, $0).map(AcceptorRequest.State.init) },
-                        state_version: entry.session.adapter?.stateVersion, repeat_bytes: repeated.isEmpty ? nil : repeated.count),
+                        state_version: entry.session.adapter?.stateVersion, repeat_bytes: repeated.isEmpty ? nil : repeated.count,
+                        repeats: parts.isEmpty
+                            ? nil : parts.map { .init(process: $0.part, name: $0.name, bytes: $0.repetition.output.count) }),
                     descriptors: descriptors)
             }
         }

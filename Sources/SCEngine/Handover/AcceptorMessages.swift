@@ -75,6 +75,13 @@ struct AcceptorRequest: Encodable {
     var state_version: UInt32?
     /// Behind the state, in the same file: output that the server will produce again and that must not reach the client (sc_memory.h, sc_memory_repeat).
     var repeat_bytes: Int?
+    /// The same of a session of several processes: whose, and of which of its channels; one behind the other in the file.
+    var repeats: [Repeat]?
+
+    struct Repeat: Encodable {
+        var process, name: String
+        var bytes: Int
+    }
 
     /// One process's part of the state.
     struct State: Encodable {

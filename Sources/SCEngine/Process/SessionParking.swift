@@ -50,6 +50,25 @@ package struct DeclaredGroup: Sendable {
     package init(socket: UInt64, parts: [Part]) { (self.socket, self.parts) = (socket, parts) }
 }
 
+/// One server of a session that was asked to park: of several, by what it does.
+package struct ServerPart: Hashable, Sendable {
+    /// The session's TCP connection that was asked about, by inode.
+    package var socket: UInt64
+    /// nil: it serves the session alone.
+    package var name: String?
+
+    package init(socket: UInt64, name: String? = nil) { (self.socket, self.name) = (socket, name) }
+}
+
+/// What became of asking servers to park.
+package struct ParkOutcome: Sendable {
+    package var sessions: [UInt64: ParkedSession] = [:]
+    /// Those that do not park, and can be taken all the same: stop their processes, then `seize`.
+    package var late: Set<ServerPart> = []
+
+    package init() {}
+}
+
 /// Takes the place of stopping processes for the sessions that it knows. After `park`, one of `resume` and `gone`; when neither comes, because this
 /// process has died, whoever asked the servers finds out from the sockets.
 package protocol SessionParking: AnyObject {
@@ -59,15 +78,16 @@ package protocol SessionParking: AnyObject {
     var stateVersions: [UInt64: UInt32] { get }
     /// The sessions among them that several processes serve.
     var groups: [DeclaredGroup] { get }
-    /// Those that can be taken from servers that do not answer, by what they keep in shared memory.
-    var logged: Set<UInt64> { get }
-    /// How many of those have no server any longer.
+    /// Servers whose sessions can be taken when they do not answer, by what they keep in shared memory.
+    var seizable: Set<ServerPart> { get }
+    /// How many of those have died.
     var orphanCount: Int { get }
-    /// Returns when no server touches its sessions any longer; throws when one does not park in time, and then none is parked. nil: they do not park, and
-    /// all sessions can be taken all the same: stop the processes, then `seize`.
-    func park() throws(CheckpointError) -> [UInt64: ParkedSession]?
-    /// What the memory says. Only while the processes stand still; the sockets' counters complete it.
-    func seize() throws(CheckpointError) -> [UInt64: LoggedSession]
+    /// Returns when no server touches its sessions any longer, but for the late ones; throws when one does not park in time and cannot be late, and then
+    /// none is parked.
+    func park() throws(CheckpointError) -> ParkOutcome
+    /// What the memory says of these, while their processes stand still; the channels' counters complete it. Of the other processes of their sessions it
+    /// says how far their channels came.
+    func seize(_ late: Set<ServerPart>) throws(CheckpointError) -> [ServerPart: LoggedSession]
     /// The sessions stay: their servers go on with them.
     func resume()
     /// The sessions are served elsewhere: their servers close what is left.
