@@ -10,7 +10,7 @@ import Support
 import Testing
 
 /// The answers of sc-logged, as Tests/Programs/sc-logged/logged.h has them.
-private struct Cipher {
+struct Cipher {
     var position: UInt64 = 0
     var sum: UInt64 = 0
 

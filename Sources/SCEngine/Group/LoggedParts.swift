@@ -7,7 +7,7 @@ import Glibc
 import SCImage
 
 /// Completes the session of a declared group.
-struct LoggedParts {
+package struct LoggedParts {
     private var session: Session
     private let group: SessionGroup
     /// The kernel's counters of each connection.
@@ -17,13 +17,13 @@ struct LoggedParts {
     private var logged: [String: LoggedSession] = [:]
     private var repetitions: [PartRepetition] = []
 
-    init(_ session: Session, _ group: SessionGroup, _ counted: [(read: UInt64, written: UInt64)]) {
+    package init(_ session: Session, _ group: SessionGroup, _ counted: [(read: UInt64, written: UInt64)]) {
         (self.session, self.group, self.counted) = (session, group, counted)
         waiting = session.locals.map { UInt64($0.queue.count) }
     }
 
     /// `parts`: what those said that parked. `logged`: what the memory says of the `late` ones, and of the others how far their channels came.
-    mutating func complete(
+    package mutating func complete(
         parts: [ParkedSession.PartState], late: Set<String>, _ logged: [String: LoggedSession]
     ) throws(CheckpointError) -> Session {
         self.logged = logged

@@ -14,6 +14,10 @@ package struct SessionGroup {
         package var isShared = false
         /// By ascending number. `channel` counts the TCP connections first, then `ends`.
         package var descriptors: [SessionDescriptor] = []
+
+        package init(process: TargetProcess, role: String, isShared: Bool = false) {
+            (self.process, self.role, self.isShared) = (process, role, isShared)
+        }
     }
 
     /// One open file description that is no TCP connection.
@@ -29,6 +33,10 @@ package struct SessionGroup {
         package var isReader = true
         /// Files: where.
         package var path = ""
+
+        package init(kind: Channel.Kind, holders: [(member: Int, fd: Int32)], inode: UInt64, peer: Int? = nil) {
+            (self.kind, self.holders, self.inode, self.peer) = (kind, holders, inode, peer)
+        }
     }
 
     package var connections: [SelectedSession]

@@ -1,6 +1,7 @@
 // What server and client of sc-logged agree on: every byte of an answer depends on all bytes before it.
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -26,4 +27,5 @@ static inline uint64_t next_random(uint64_t *state) {
 }
 
 int serve(const char *address, const char *port, int options, char **words);
+int chain(bool is_rare);
 int ask(const char *address, const char *port, int connections, uint64_t seed, uint64_t limit);

@@ -6,6 +6,7 @@
 //       once     exports only at the beginning
 //       refuses  takes no sessions in
 //   sc-logged ask ADDRESS PORT CONNECTIONS SEED [LIMIT]    checks every byte of the answers; ends after the line "stop". Says at most LIMIT bytes on each
+//   sc-logged chain [rarely]   a process of a session of several, with its channels as descriptors 3 to 5
 
 #include "logged.h"
 #include <signal.h>
@@ -16,7 +17,8 @@
 int main(int argc, char **argv) {
     signal(SIGPIPE, SIG_IGN);
     if (argc >= 4 && strcmp(argv[1], "serve") == 0) return serve(argv[2], argv[3], argc - 4, argv + 4);
+    if (argc >= 2 && strcmp(argv[1], "chain") == 0) return chain(argc == 3);
     if ((argc == 6 || argc == 7) && strcmp(argv[1], "ask") == 0)
         return ask(argv[2], argv[3], atoi(argv[4]), strtoull(argv[5], NULL, 10), argc == 7 ? strtoull(argv[6], NULL, 10) : UINT64_MAX);
-    return fprintf(stderr, "usage: sc-logged serve ADDRESS PORT [salt] [rarely | once] [refuses] | ask ADDRESS PORT CONNECTIONS SEED [LIMIT]\n"), 2;
+    return fprintf(stderr, "usage: sc-logged serve ADDRESS PORT [salt] [rarely | once] [refuses] | chain [rarely] | ask ADDRESS PORT CONNECTIONS SEED [LIMIT]\n"), 2;
 }
