@@ -6,8 +6,16 @@ import SCImage
 
 /// Holds the sockets of the selected sessions. What it has touched it gives back when it ends, unless the sessions were let go.
 package final class SessionCapture {
-    package let selected: [SelectedSession]
-    package let sockets: [HeldSocket]
+    package internal(set) var selected: [SelectedSession]
+    package internal(set) var sockets: [HeldSocket]
+    /// By session, its number in the selection that this began with.
+    var numbers: [Int]
+    /// One that cannot be taken is left out, and the others go on (`LeftOut.swift`).
+    let isTolerant: Bool
+    /// All that were left out; in the end, when none is left to go on with, also the last one.
+    package internal(set) var leftOut: [LeftOut] = []
+    /// Those among them that are not given back yet.
+    var pending: [PendingReturn] = []
     package let namespace: NetworkNamespace
     private let drop: DropProgram
     private var baselines: [Bool: OptionBaseline] = [:]
@@ -15,7 +23,7 @@ package final class SessionCapture {
     /// Those of servers that may not answer when they are asked to park.
     private let silent: [ServerPart: [TargetProcess]]
     private let stopped: StoppedProcesses
-    private let parking: (any SessionParking)?
+    let parking: (any SessionParking)?
     /// What joins the processes of the one session that `selected` makes up; nil: each connection is a session.
     package let group: GroupCapture?
     private var asked = ParkOutcome()
@@ -23,16 +31,18 @@ package final class SessionCapture {
     private var isReleased = false
 
     /// Opens everything that can be opened while the sessions run. `isGuarded`: a guard continues the stopped processes should this tool die; a move
-    /// that has a keeper needs none. `parking`: the sessions it knows are parked by their servers; their processes run on.
+    /// that has a keeper needs none. `parking`: the sessions it knows are parked by their servers; their processes run on. `isTolerant`: one of several
+    /// sessions that cannot be taken is left out; not with a group, whose connections are one session.
     package init(
-        _ selected: [SelectedSession], isGuarded: Bool = true, parking: (any SessionParking)? = nil, group: GroupCapture? = nil
+        _ selected: [SelectedSession], isGuarded: Bool = true, isTolerant: Bool = false, parking: (any SessionParking)? = nil,
+        group: GroupCapture? = nil
     ) throws(CheckpointError) {
-        self.selected = selected
-        (self.parking, self.group) = (parking, group)
+        (self.parking, self.group, self.isTolerant) = (parking, group, isTolerant && group == nil)
         stopped = StoppedProcesses(isGuarded: isGuarded)
-        var sockets: [HeldSocket] = []
-        for session in selected { sockets.append(HeldSocket(try session.process.duplicate(session.channel.fd), fd: session.channel.fd)) }
-        self.sockets = sockets
+        let opened = try Self.open(selected, isTolerant: isTolerant && group == nil)
+        (sockets, numbers, leftOut, pending) = (opened.sockets, opened.numbers, opened.leftOut, opened.pending)
+        let selected = opened.numbers.map { selected[$0] }
+        self.selected = selected
         namespace = try NetworkNamespace.of(socket: sockets[0].raw)
         for socket in sockets.dropFirst() {
             guard try NetworkNamespace.of(socket: socket.raw).isSame(as: namespace) else {
@@ -110,10 +120,11 @@ package final class SessionCapture {
 
     /// Refuses sessions that another move has taken, or that can no longer be moved, since they were selected. Called when nobody else can take them.
     package func requireMovable() throws(CheckpointError) {
-        for (flow, socket) in zip(flows, sockets) {
-            guard let reason = immovableReason(of: socket.view) else { continue }
-            throw CheckpointError(
-                "cannot move \(flow)", why: reason, errno: EBUSY, advice: "Look at it again with sc-checkpoint inspect; nothing has changed")
+        for index in sockets.indices.reversed() {
+            guard let reason = immovableReason(of: sockets[index].view) else { continue }
+            let error = CheckpointError(
+                "cannot move \(flows[index])", why: reason, errno: EBUSY, advice: "Look at it again with sc-checkpoint inspect; nothing has changed")
+            try leaveOut(index, error)
         }
     }
 
@@ -145,8 +156,8 @@ package final class SessionCapture {
 
     /// The form of the state that the sessions' servers export; 0: not known, or several.
     package var stateVersion: UInt32 {
-        guard let versions = parking?.stateVersions, versions.count == selected.count, Set(versions.values).count == 1 else { return 0 }
-        return versions.first!.value
+        let versions = selected.compactMap { parking?.stateVersions[$0.channel.inode] }
+        return versions.count == selected.count && Set(versions).count == 1 ? versions[0] : 0
     }
 
     /// The most bytes of state that the servers can export, and of what dead ones have logged.
@@ -157,7 +168,10 @@ package final class SessionCapture {
 
     /// The servers park and the processes stand still until `giveBack`, `letGo` or `keepHeld`.
     package func stop() throws(CheckpointError) {
-        if let parking { self.asked = try parking.park() }
+        if let parking {
+            self.asked = try parking.park(partly: isTolerant)
+            try leaveOutRefused(self.asked.refused)
+        }
         let toStop = (holders + self.asked.late.flatMap { silent[$0] ?? [] }).uniqued
         var asked: [TargetProcess] = []
         if let group, let signal = group.options.parkSignal {
@@ -170,27 +184,28 @@ package final class SessionCapture {
                 try stopped.stop(process)
             } catch {
                 // One that only shared the connection and has ended since (another run of this tool, a child that was about to exec) reads nothing more.
-                let isServer = selected.contains { $0.process.pid == process.pid }
-                guard error.errno == ESRCH, !isServer else { throw error }
+                guard error.errno == ESRCH else { throw error }
+                for index in selected.indices.reversed() where selected[index].process.pid == process.pid { try leaveOut(index, error) }
             }
         }
+        try leaveOutClosed(parked: Set(self.asked.sessions.keys))
         if let parking, !self.asked.late.isEmpty { logged = try parking.seize(self.asked.late) }
     }
 
     /// Silences every socket; then reads it. The processes are stopped.
     package func capture() throws(CheckpointError) -> [TCPChannel] {
-        for socket in sockets { try socket.lock(with: drop.raw) }
+        for index in sockets.indices.reversed() {
+            do throws(CheckpointError) { try sockets[index].lock(with: drop.raw) } catch { try leaveOut(index, error) }
+        }
         try group?.cut(connections: sockets.map(\.raw))
-        return try dump()
-    }
-
-    private func dump() throws(CheckpointError) -> [TCPChannel] {
         var channels: [TCPChannel] = []
         channels.reserveCapacity(sockets.count)
-        for (session, socket) in zip(selected, sockets) {
-            channels.append(try socket.dump(options: baselines[session.channel.localAddress?.address.isIPv6 ?? false]!))
+        for index in sockets.indices.reversed() {
+            do throws(CheckpointError) {
+                channels.append(try sockets[index].dump(options: baselines[selected[index].channel.localAddress?.address.isIPv6 ?? false]!))
+            } catch { try leaveOut(index, error) }
         }
-        return channels
+        return channels.reversed()
     }
 
     /// Reads the sessions and lets them run on, undisturbed. No packet is dropped: the dump is taken without a lock and believed when nothing moved
@@ -235,12 +250,12 @@ package final class SessionCapture {
 
     /// The sockets hear and speak again; the processes stay stopped.
     package func unlock() {
-        for socket in sockets { socket.giveBack() }
+        for socket in sockets + pending.compactMap(\.socket) { socket.giveBack() }
     }
 
     /// The sessions go on at the source. Packets may have been dropped meanwhile, so each peer is asked for its window.
     package func giveBack() {
-        for socket in sockets { socket.askForWindow() }
+        for socket in sockets + pending.compactMap(\.socket) { socket.askForWindow() }
         stopped.resume()
         parking?.resume()
     }

@@ -90,6 +90,11 @@ package final class TransplantHandover: HandoverDriver {
         }
     }
 
+    /// The server sees their preludes end as any client's connection.
+    package func withdraw(_ flows: Set<Flow>) {
+        for flow in flows { guests[flow] = nil }
+    }
+
     package func rebuild(_ session: Session) throws(CheckpointError) {
         try session.requireNoRepetition("a server that was never changed")
         for channel in session.channels {

@@ -85,6 +85,7 @@ package final class MigrationTarget {
             try answerRefusal(error)
             throw error
         }
+        let flows: [Flow]
         do throws(CheckpointError) {
             try answer(offer, namespace)
             if offer.dryRun {
@@ -93,14 +94,14 @@ package final class MigrationTarget {
                 return nil
             }
             urgency = Urgency()
-            try receiveSessions(driver, offer)
+            flows = try receiveSessions(driver, offer)
             try driver.confirm()
             try fence?.take()
             try beginActivation()
         } catch {
             throw discard(driver, error)
         }
-        return Summary(source: offer.host, flows: offer.flows, pid: try serve(driver, offer.flows))
+        return Summary(source: offer.host, flows: flows, pid: try serve(driver, flows))
     }
 
     /// The sessions stay at the source. It hears of it first, so that it lets them go on without waiting for the cleaning here.
@@ -207,14 +208,16 @@ package final class MigrationTarget {
         answer.isSameNamespace = offer.namespace == NamespaceIdentity(namespace)
         answer.isReturning = steering?.isReturning ?? false
         answer.knowsLocalChannels = offer.layout != nil
+        answer.takesFewer = offer.layout == nil
         try link.send(.answer(answer))
     }
 
-    /// What comes must be what was offered: the offer is what the policy has looked at.
-    private func receiveSessions(_ driver: any HandoverDriver, _ offer: Offer) throws(CheckpointError) {
+    /// What comes must be what was offered, but for what was withdrawn by name: the offer is what the policy has looked at. Returns the flows that came.
+    private func receiveSessions(_ driver: any HandoverDriver, _ offer: Offer) throws(CheckpointError) -> [Flow] {
         let count = offer.layout == nil ? offer.flows.count : 1
         var expected = Set(offer.flows)
         var sessions: [Session] = []
+        var withdrawn: [Int] = []
         receiving: while true {
             switch try link.receive() {
             case .session(let session):
@@ -229,13 +232,18 @@ package final class MigrationTarget {
             case .report(let report) where report.stages.last?.stage == Stage.freeze.rawValue:
                 try steering?.park()
                 try link.report(.freeze)
-            case .report(let report) where report.stages.last?.stage == Stage.transfer.rawValue: break receiving
+            case .report(let report) where report.stages.last?.stage == Stage.transfer.rawValue:
+                withdrawn = report.withdrawn
+                break receiving
             default: throw CheckpointError("the source lost its place in the conversation", why: "sessions were expected", errno: EPROTO)
             }
         }
-        guard sessions.count == count, expected.isEmpty else {
-            throw CheckpointError("the source sent \(sessions.count) sessions", why: "\(count) were offered", errno: EPROTO)
+        for number in withdrawn where offer.layout == nil && offer.flows.indices.contains(number) { expected.remove(offer.flows[number]) }
+        guard !sessions.isEmpty, sessions.count == count - withdrawn.count, expected.isEmpty else {
+            throw CheckpointError(
+                "the source sent \(sessions.count) sessions", why: "\(count) were offered, \(withdrawn.count) of them withdrawn", errno: EPROTO)
         }
+        if !withdrawn.isEmpty { try withdraw(withdrawn, of: offer, from: driver) }
         let toStop = driver.processesToStop.filter { !$0.isStopped }.map { String($0.pid) }
         if !toStop.isEmpty { try journal?.note(.stopping, ["pids": toStop.joined(separator: " ")], durably: false) }
         received = FailedMove.keep == nil ? [] : sessions
@@ -255,6 +263,16 @@ package final class MigrationTarget {
             try withExtendedLifetime(file) { () throws(CheckpointError) in try keeper?.give(driver.keepsakes + [file.raw]) }
             try link.expect(.decide)
         }
+        return sessions.flatMap { $0.channels.map(Flow.init) }
+    }
+
+    /// Whoever has been told of the whole offer hears what does not come, before anything is made of the rest.
+    private func withdraw(_ numbers: [Int], of offer: Offer, from driver: any HandoverDriver) throws(CheckpointError) {
+        let flows = numbers.map { offer.flows[$0] }
+        try journal?.note(.withdrawn, ["flows": numbers.map(String.init).joined(separator: " ")], durably: false)
+        try steering?.withdraw(flows)
+        fence?.withdraw(flows.map(\.fenceKey))
+        try driver.withdraw(Set(flows))
     }
 
     /// Pipes, sockets and files may have come and gone since the offer.

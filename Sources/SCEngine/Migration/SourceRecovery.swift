@@ -27,6 +27,8 @@ package final class SourceRecovery {
     private let entry: SourceEntry
     private let kept: KeptDescriptors
     private let flows: [Flow]
+    /// They are served here again. Only what was parked of theirs may still wait at the link, for the move's end.
+    private let withdrawn: [Flow]
     private var sockets: [HeldSocket] = []
     private var areHoldersStopped = true
 
@@ -35,7 +37,7 @@ package final class SourceRecovery {
 
     package init(_ journal: Journal, _ content: Journal.Content, kept: KeptDescriptors) throws(CheckpointError) {
         (self.journal, self.content, self.kept) = (journal, content, kept)
-        entry = try content.entry(as: SourceEntry.self)
+        (entry, withdrawn) = try content.sourceEntry()
         flows = entry.flows.compactMap(\.flow)
         guard entry.writer.isOfThisBoot else { return }
         for record in entry.sockets {
@@ -112,7 +114,9 @@ package final class SourceRecovery {
             sweepSteering(in: namespace)
             return nil
         }
-        return try adoptSourceSteering(content.details(.steered), flows: flows, in: namespace)
+        let steering = try adoptSourceSteering(content.details(.steered), flows: flows, in: namespace)
+        if !withdrawn.isEmpty { try steering.adopt(left: withdrawn) }
+        return steering
     }
 
     private func giveBack() throws(CheckpointError) -> RecoveryOutcome {

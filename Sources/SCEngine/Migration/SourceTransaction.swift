@@ -16,16 +16,19 @@ final class SourceTransaction {
     private var steering: (any SourceSteering)?
     private var local: LocalReturn?
     private var isDecided = false
+    private let offered: [Flow]
     /// After `settle`: nobody has the sessions any longer.
     private(set) var areLost = false
 
     init(_ migration: MigrationID, _ request: MigrationRequest, _ capture: SessionCapture, _ answer: Answer) {
         (self.migration, self.request, self.capture, self.answer) = (migration, request, capture, answer)
+        offered = capture.flows
     }
 
     /// Everything that takes milliseconds, while the sessions run. The journal comes first: what it names may be left behind by a crash.
     func prepare() throws(CheckpointError) {
         try capture.requireMovable()
+        try leaveOut()
         let record = try capture.journalRecord()
         journal = try Journal(
             migration, .source,
@@ -46,6 +49,30 @@ final class SourceTransaction {
         try journal?.note(.steered, steering.record, durably: true)
         // Only now, with the namespace's steering lock held, is it sure that no other move has the sessions.
         try capture.requireMovable()
+        try leaveOut()
+    }
+
+    /// The offer's flows, by number, that do not come.
+    var withdrawn: [Int] {
+        let moving = Set(capture.flows)
+        return offered.indices.filter { !moving.contains(offered[$0]) }
+    }
+
+    /// Gives those back that the capture has left out; the others go on. Before the transfer only: from then on all move or none. Throws when the move
+    /// cannot go on without them.
+    func leaveOut() throws(CheckpointError) {
+        let left = capture.pending
+        guard !left.isEmpty else { return }
+        // A session that lives on has to be left alone by everybody who has heard of the whole batch.
+        let canStay = !answer.isReturning && steering?.canLeave ?? true
+        guard answer.takesFewer, canStay || left.allSatisfy(\.left.hasEnded) else {
+            throw (left.first { !$0.left.hasEnded } ?? left[0]).left.error
+        }
+        capture.unlockLeftOut()
+        try steering?.leave(left.map(\.left.flow))
+        capture.resumeLeftOut()
+        // What was noted is served again: nobody who reads it may touch it.
+        try journal?.note(.withdrawn, ["sockets": left.map { String($0.inode) }.joined(separator: " ")], durably: false)
     }
 
     func freeze() throws(CheckpointError) { try steering?.freeze() }

@@ -94,6 +94,13 @@ extension LinkHold {
         isFlushed = neighbours.contains(LinkRules.holdIPv4) || neighbours.contains(LinkRules.holdIPv6)
     }
 
+    /// As `leave`, after a process that had left these: those whose parking has not ended yet, by itself or because a later move has them.
+    func adopt(staying left: [Flow]) throws(CheckpointError) {
+        let held = try Self.elements(of: "hold", isMap: false, in: rules.table, namespace)
+        let elsewhere = try Self.elements(of: "fwd", isMap: true, in: rules.table, namespace)
+        staying = left.filter { held[$0.key] != nil && elsewhere[$0.key] == nil }
+    }
+
     /// The elements of a set or map for both families: key and value (empty in a set) as nft prints them.
     static func elements(
         of name: String, isMap: Bool, in table: String, _ namespace: NetworkNamespace
