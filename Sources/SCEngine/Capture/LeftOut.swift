@@ -38,6 +38,7 @@ extension SessionCapture {
                 sockets.append(HeldSocket(copy, fd: session.channel.fd))
                 numbers.append(number)
             } catch {
+                let error = error.errno == EBADF ? closed(session) : error
                 leftOut.append(LeftOut(number: number, flow: flow(of: session), error: error, hasEnded: session.hasEnded))
                 if !isTolerant || leftOut.count == selected.count { throw error }
             }

@@ -66,13 +66,13 @@ struct Migrate: ParsableCommand {
         if case .tls = TargetAddress(to) { try MoveOptions.leaveToAgent() }
         move.failures.begin()
         let request = try makeRequest()
-        guard let report else { return try tell(run(request, nil)) }
+        guard let report else { return tell(try run(request, nil)) }
         let recorder = try ReportRecorder(report, request, pid: pid)
         do {
             let result = try run(request, recorder)
             // The sessions have moved: a full disk does not make that a failure.
             note { () throws(CheckpointError) in try recorder.finish(result, dryRun: move.dryRun) }
-            try tell(result)
+            tell(result)
         } catch let error as CheckpointError {
             note { () throws(CheckpointError) in try recorder.finish(error) }
             throw error
@@ -102,10 +102,10 @@ struct Migrate: ParsableCommand {
         do throws(CheckpointError) { try write() } catch { Terminal.note(error.description) }
     }
 
-    private func tell(_ result: MigrationResult) throws {
+    private func tell(_ result: MigrationResult) {
         Terminal.clearProgress()
         json ? printDocument(result) : printTimeline(result)
-        if !result.leftOut.allSatisfy(\.hasEnded) { throw ExitCode(1) }
+        if !result.leftOut.allSatisfy(\.hasEnded) { Glibc.exit(1) }
     }
 
     private func makeRequest() throws -> MigrationRequest {
