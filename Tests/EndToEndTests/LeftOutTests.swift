@@ -130,7 +130,8 @@ struct LeftOutTests {
         #expect(again.status == 1 && again.stderr.contains("it is counting"), "\(again.stderr)")
         let drained = try scene.agents.tool(.a, ["drain", pid, "--json", "--to", "tls://b", "--service", "logged"])
         let result = try JSONDecoder().decode(Drained.self, from: Data(drained.stdoutBytes))
-        #expect(drained.status == 1 && result.stayed == 3 && result.sessions.allSatisfy { $0.reason?.contains("it is counting") == true }, "\(result)")
+        #expect(
+            drained.status == 1 && result.stayed == 3 && result.sessions.allSatisfy { $0.reason?.contains("it is counting") == true }, "\(result)")
         usleep(100_000)
         expectWhole(try scene.finish())
     }

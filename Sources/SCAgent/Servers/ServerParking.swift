@@ -63,9 +63,7 @@ package final class ServerParking: SessionParking {
         do throws(CheckpointError) {
             (answer, files) = try AgentClient.converse(connection, request)
         } catch {
-            throw CheckpointError(
-                "a server does not park its session", why: error.why, errno: EBUSY,
-                advice: "The session goes on where it is; --force stops the server instead, and moves the session without its state")
+            throw .notParked(error.why)
         }
         var result = ParkOutcome()
         for refusal in answer.refused ?? [] { result.refused[refusal.socket] = refusal.reason }

@@ -71,7 +71,7 @@ extension SessionCapture {
         guard !reasons.isEmpty else { return }
         for index in selected.indices.reversed() {
             guard let why = reasons[selected[index].channel.inode] else { continue }
-            try leaveOut(index, CheckpointError("a server does not park its session", why: why, errno: EBUSY, advice: "The session goes on where it is"))
+            try leaveOut(index, .notParked(why))
         }
     }
 

@@ -167,7 +167,8 @@ package final class MigrationSource {
         offer.handover = request.handover
         if case .onto(let pid, let adapter, let options) = request.handover {
             offer.handover = .onto(
-                pid: pid, adapter: adapter, options: options + capture.numbers.compactMap { states[$0] }.map { "state=\($0.bytes.map(hexadecimal).joined())" })
+                pid: pid, adapter: adapter,
+                options: options + capture.numbers.compactMap { states[$0] }.map { "state=\($0.bytes.map(hexadecimal).joined())" })
         }
         offer.queueBytes = UInt64(selection.chosen.reduce(0) { $0 + $1.channel.receiveQueue + $1.channel.sendQueue })
         offer.stateBytes = UInt64(request.state.count + capture.exportLimit + (capture.group?.state.count ?? 0))

@@ -1,5 +1,6 @@
 // Sessions of servers that take part: they hold still because they were asked to, and say what their state is.
 
+import Glibc
 import SCImage
 
 /// What a server said of one of its sessions when it parked.
@@ -96,6 +97,14 @@ package protocol SessionParking: AnyObject {
     func resume()
     /// The sessions are served elsewhere: their servers close what is left.
     func gone()
+}
+
+extension CheckpointError {
+    package static func notParked(_ why: String) -> CheckpointError {
+        CheckpointError(
+            "a server does not park its session", why: why, errno: EBUSY,
+            advice: "The session goes on where it is; --force stops the server instead, and moves the session without its state")
+    }
 }
 
 /// The most bytes of state that a server exports of one session (SC_STATE_MAX of sc.h).
