@@ -10,11 +10,12 @@
 #include <unistd.h>
 
 enum way {
-    WRITTEN, CONTROL, WRITTEN_LINKED, WRITTEN_LOGGED, WRITTEN_OFTEN, SENT, SENT_LINKED, SENT_LOGGED, SENT_OFTEN, WAYS,
+    WRITTEN, CONTROL, WRITTEN_LINKED, WRITTEN_LOGGED, WRITTEN_OFTEN, IN_PLACE, SENT, SENT_LINKED, SENT_LOGGED, SENT_OFTEN, WAYS,
 };
 static const char *const names[WAYS] = {
     [WRITTEN] = "read and written", [CONTROL] = "the same again (control)", [WRITTEN_LINKED] = "associated, export after each answer",
-    [WRITTEN_LOGGED] = "log, export after each answer", [WRITTEN_OFTEN] = "log, export after each 64 KiB", [SENT] = "sendfile",
+    [WRITTEN_LOGGED] = "log, export after each answer", [WRITTEN_OFTEN] = "log, export after each 64 KiB",
+    [IN_PLACE] = "the same, by sc_sendfile", [SENT] = "sendfile",
     [SENT_LINKED] = "associated, export after each answer", [SENT_LOGGED] = "log, export after each answer",
     [SENT_OFTEN] = "log, export after each 64 KiB"};
 static const int against[WAYS] = {[SENT] = SENT, [SENT_LINKED] = SENT, [SENT_LOGGED] = SENT, [SENT_OFTEN] = SENT};
@@ -26,7 +27,7 @@ static size_t size;
 static int file;
 
 static int has_log(const struct session *s) {
-    return s->way == WRITTEN_LOGGED || s->way == WRITTEN_OFTEN || s->way == SENT_LOGGED || s->way == SENT_OFTEN;
+    return s->way == WRITTEN_LOGGED || s->way == WRITTEN_OFTEN || s->way == IN_PLACE || s->way == SENT_LOGGED || s->way == SENT_OFTEN;
 }
 
 static void begin(struct session *s) {
@@ -55,14 +56,14 @@ static ssize_t send_piece(struct session *s, size_t done, size_t length) {
 }
 
 static void answer(struct session *s) {
-    int is_sent = s->way >= SENT;
+    int is_sent = s->way >= IN_PLACE, is_often = s->way == WRITTEN_OFTEN || s->way == IN_PLACE || s->way == SENT_OFTEN;
     for (size_t done = 0; done < size;) {
         // One call for all, unless it is read or exported in pieces.
-        size_t left = size - done, length = left > PIECE && (!is_sent || s->way == SENT_OFTEN) ? PIECE : left;
+        size_t left = size - done, length = left > PIECE && (!is_sent || is_often) ? PIECE : left;
         ssize_t count = is_sent ? send_piece(s, done, length) : write_piece(s, done, length);
         expect(count > 0);
         done += (size_t)count;
-        if ((s->way == WRITTEN_OFTEN || s->way == SENT_OFTEN) && done < size) keep(s, done);
+        if (is_often && done < size) keep(s, done);
     }
     if (s->continuation) keep(s, 0);
 }

@@ -4,6 +4,9 @@
 //
 // One server process has a connection for each way; the client uses them in turn, in an order that changes. So the ways share the moment, the processes
 // and the cores, and the ratio of two neighbouring rounds says what one costs more. The control is the plain way against itself.
+//
+// Where a process's pages lie in the caches is drawn once, and favours or hinders one way by some percent for as long as it lives, which no number of
+// rounds averages out. So the rounds are shared among several servers; the last two columns are the lowest and the highest median of one.
 
 #include "overhead.h"
 #include <arpa/inet.h>
@@ -16,6 +19,9 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+
+/// Servers that share the rounds.
+#define SERVERS 10
 
 sc_t *lasting, *passing;
 
@@ -85,22 +91,31 @@ static int connected(int listener, const struct sockaddr_in *address, int *serve
 }
 
 static void print(const struct comparison *comparison, double *const *times, int rounds) {
-    printf("\n%s, %d rounds, round trips in us; ratio to the plain way in the same round\n%-40s %9s %9s %9s %9s\n", comparison->title, rounds, "",
-           "median us", "ratio", "25 %", "75 %");
+    printf("\n%s, %d rounds, round trips in us; ratio to the plain way in the same round\n%-40s %9s %9s %9s %9s %9s %9s\n", comparison->title, rounds,
+           "", "median us", "ratio", "25 %", "75 %", "lowest", "highest");
     double *ratios = calloc((size_t)rounds, sizeof *ratios), *sorted = calloc((size_t)rounds, sizeof *sorted);
     for (int way = 0; way < comparison->ways; way++) {
         for (int round = 0; round < rounds; round++) ratios[round] = times[way][round] / times[comparison->against[way]][round];
+        double lowest = 1e9, highest = 0;
+        int each = rounds / SERVERS;
+        for (int server = 0; server < SERVERS; server++) {
+            qsort(ratios + server * each, (size_t)each, sizeof *ratios, in_order);
+            double median = ratios[server * each + each / 2];
+            lowest = median < lowest ? median : lowest;
+            highest = median > highest ? median : highest;
+        }
         qsort(ratios, (size_t)rounds, sizeof *ratios, in_order);
         memcpy(sorted, times[way], (size_t)rounds * sizeof *sorted);
         qsort(sorted, (size_t)rounds, sizeof *sorted, in_order);
-        printf("%-40s %9.2f %9.4f %9.4f %9.4f\n", comparison->names[way], sorted[rounds / 2], ratios[rounds / 2], ratios[rounds / 4],
-               ratios[rounds * 3 / 4]);
+        printf("%-40s %9.2f %9.4f %9.4f %9.4f %9.4f %9.4f\n", comparison->names[way], sorted[rounds / 2], ratios[rounds / 2], ratios[rounds / 4],
+               ratios[rounds * 3 / 4], lowest, highest);
     }
     free(ratios);
     free(sorted);
 }
 
-void measure(const struct comparison *comparison, int rounds) {
+/// The rounds of one server, whose first is `times[way][first]`.
+static void measure_server(const struct comparison *comparison, double *const *times, int first, int rounds) {
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t length = sizeof address;
     int ways = comparison->ways, listener = socket(AF_INET, SOCK_STREAM, 0), clients[MOST_WAYS];
@@ -117,18 +132,14 @@ void measure(const struct comparison *comparison, int rounds) {
         for (int way = 0; way < ways; way++) close(clients[way]);
         serve(comparison, sessions);
     }
-    double *times[MOST_WAYS];
-    for (int way = 0; way < ways; way++) times[way] = calloc((size_t)rounds, sizeof **times);
     for (int round = -5; round < rounds; round++)
         for (int i = 0; i < ways; i++) {
             // To and fro, and beginning elsewhere each time.
             int step = round & 1 ? ways - 1 - i : i, way = (step + (round + 5) / 2) % ways;
             double time = round_trips(clients[way], comparison);
-            if (round >= 0) times[way][round] = time;
+            if (round >= 0) times[way][first + round] = time;
         }
-    print(comparison, times, rounds);
     for (int way = 0; way < ways; way++) {
-        free(times[way]);
         close(clients[way]);
         close(sessions[way].fd);
     }
@@ -137,11 +148,20 @@ void measure(const struct comparison *comparison, int rounds) {
     close(listener);
 }
 
+void measure(const struct comparison *comparison, int rounds) {
+    int each = rounds / SERVERS;
+    double *times[MOST_WAYS];
+    for (int way = 0; way < comparison->ways; way++) times[way] = calloc((size_t)rounds, sizeof **times);
+    for (int server = 0; server < SERVERS; server++) measure_server(comparison, times, server * each, each);
+    print(comparison, times, each * SERVERS);
+    for (int way = 0; way < comparison->ways; way++) free(times[way]);
+}
+
 int main(int argc, char **argv) {
     signal(SIGPIPE, SIG_IGN);
     int rounds = argc > 1 ? atoi(argv[1]) : 2000;
     const char *only = argc > 2 ? argv[2] : "";
-    if (rounds < 4 || argc > 3 || (*only && strcmp(only, "echo") && strcmp(only, "files")))
+    if (rounds < SERVERS || argc > 3 || (*only && strcmp(only, "echo") && strcmp(only, "files")))
         return fprintf(stderr, "usage: overhead [ROUNDS [echo | files]]\n"), 2;
     if (strcmp(only, "files")) {
         compare_echo(64, rounds);
