@@ -22,7 +22,7 @@ package enum JournalState: String, Codable, Sendable {
     /// Source: the sockets are ended here before the decision, since the target is in the same namespace; their sessions are with the keeper.
     case letGo
     /// These of its sessions do not move, and their former owner has them already (source: `sockets`, by inode; target: `flows`, by number). Any number of times,
-    /// before the decision.
+    /// before the decision. `running`: the source has continued its processes.
     case withdrawn
     /// Source, on disk before the target is told: only the target can give the sessions back from here on.
     case decided
