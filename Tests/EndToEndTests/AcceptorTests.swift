@@ -66,7 +66,8 @@ struct AcceptorTests {
         #expect(message.contains("10.78.0.2:"), "\(message)")
         if ends { acceptor.signal(SIGKILL) }
         // The keeper's attempt has its end, too, and the client is not left waiting.
-        #expect(eventually(within: .seconds(15)) { (try? pair.world.tool(.a, ["recover", "--list"]).stdout.contains("nothing to recover")) ?? false })
+        #expect(
+            eventually(within: .seconds(15)) { (try? pair.world.tool(.a, ["recover", "--list"]).stdout.contains("nothing to recover")) ?? false })
         acceptor.signal(SIGKILL)
         let pong = try Held(pair.client.ask("ping 0"))
         #expect(pong.good == 0 && pong.failed == 1, "\(pong)")
