@@ -43,7 +43,7 @@ package protocol HandoverDriver: AnyObject {
 
     /// What another process needs to finish or undo the hand-over after a crash of this one; known after `prepare`.
     var record: HandoverRecord { get }
-    /// The processes that `rebuild` stops.
+    /// The processes that `rebuild` or `consent` stops.
     var processesToStop: [TargetProcess] { get }
     /// The sessions as they were rebuilt, for the keeper.
     var rebuiltSessions: [Session] { get }
