@@ -75,11 +75,19 @@ extension SessionCapture {
         }
     }
 
+    /// The sessions of a process that has ended; but for those that can be taken from its memory.
+    func leaveOutEnded(_ process: TargetProcess, _ error: CheckpointError) throws(CheckpointError) {
+        let known = answeredFor
+        for index in selected.indices.reversed()
+        where selected[index].process.pid == process.pid && !known.contains(selected[index].channel.inode) { try leaveOut(index, error) }
+    }
+
     /// A process that stands still may have closed a connection since it was found: then only the duplicates of this tool keep it from ending, and its
-    /// client would wait at the target for an end that the server has already decided. Servers have looked after those that they parked.
-    func leaveOutClosed(parked: Set<UInt64>) throws(CheckpointError) {
+    /// client would wait at the target for an end that the server has already decided. Servers answer for those that they were asked about.
+    func leaveOutClosed() throws(CheckpointError) {
         guard isTolerant else { return }
-        for index in selected.indices.reversed() where !parked.contains(selected[index].channel.inode) {
+        let known = answeredFor
+        for index in selected.indices.reversed() where !known.contains(selected[index].channel.inode) {
             let session = selected[index]
             if session.process.link(of: session.channel.fd) != "socket:[\(session.channel.inode)]" { try leaveOut(index, Self.closed(session)) }
         }

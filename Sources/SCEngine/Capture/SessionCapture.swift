@@ -123,11 +123,11 @@ package final class SessionCapture {
             } catch {
                 // One that only shared the connection and has ended since (another run of this tool, a child that was about to exec) reads nothing more.
                 guard error.errno == ESRCH else { throw error }
-                for index in selected.indices.reversed() where selected[index].process.pid == process.pid { try leaveOut(index, error) }
+                try leaveOutEnded(process, error)
             }
         }
-        try leaveOutClosed(parked: Set(self.asked.sessions.keys))
-        if let parking, !self.asked.late.isEmpty { logged = try parking.seize(self.asked.late) }
+        try leaveOutClosed()
+        try seize()
     }
 
     /// Silences every socket; then reads it. The processes are stopped.

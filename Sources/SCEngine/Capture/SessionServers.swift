@@ -35,6 +35,23 @@ extension SessionCapture {
     /// Each of them once.
     var silentProcesses: [TargetProcess] { silent.values.flatMap(\.self).uniqued }
 
+    /// Sockets that their servers have parked, or were asked to park and left to their memory.
+    var answeredFor: Set<UInt64> { Set(asked.sessions.keys).union(asked.late.map(\.socket)) }
+
+    /// Reads what the late ones have in memory, while they stand still.
+    func seize() throws(CheckpointError) {
+        guard let parking, !asked.late.isEmpty else { return }
+        guard group == nil else {
+            logged = try parking.seize(asked.late)
+            return
+        }
+        for index in selected.indices.reversed() {
+            let part = ServerPart(socket: selected[index].channel.inode)
+            guard asked.late.contains(part) else { continue }
+            do throws(CheckpointError) { try logged.merge(parking.seize([part])) { $1 } } catch { try leaveOut(index, error) }
+        }
+    }
+
     /// What its server said of the session when it parked, or what its memory and the dump say; nil when its process was only stopped.
     package func exported(by index: Int) throws(CheckpointError) -> ParkedSession? {
         let inode = selected[index].channel.inode
