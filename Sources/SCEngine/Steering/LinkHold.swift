@@ -19,6 +19,8 @@ package final class LinkHold {
     package let nextHop: IPAddress?
     /// The sets that the flows are in.
     var present: Set<String> = []
+    /// By set, the flows that are not: a former process was about to leave them out.
+    var missing: [String: Set<Flow>] = [:]
     var isFlushed = false
     /// Where an earlier move has sent the flows.
     var formerHop: IPAddress?
@@ -141,7 +143,7 @@ package final class LinkHold {
             let hop = name == "fwd" || name == "relay" ? hop ?? nextHop ?? formerHop : nil
             changes += flows.map { $0.change(name, add: true, nextHop: hop) }
         }
-        for name in removed { changes += flows.map { $0.change(name, add: false) } }
+        for name in removed { changes += flows.filter { missing[name]?.contains($0) != true }.map { $0.change(name, add: false) } }
         try apply(changes)
         present.formUnion(added)
         present.subtract(removed)

@@ -81,12 +81,14 @@ extension LinkHold {
 
     /// Finds out from the kernel which sets the flows are in, where they are sent, and whether the parking is open.
     func discover() throws(CheckpointError) {
-        present = []
+        (present, missing) = ([], [:])
         for name in LinkRules.sets {
             let elements = try Self.elements(of: name, isMap: name == "fwd" || name == "relay", in: rules.table, namespace)
-            guard flows.allSatisfy({ elements[$0.key] != nil }) else { continue }
+            let found = flows.filter { elements[$0.key] != nil }
+            guard let first = found.first else { continue }
             present.insert(name)
-            if let hop = flows.first.flatMap({ elements[$0.key] }).flatMap({ IPAddress($0) }) { formerHop = hop }
+            missing[name] = Set(flows).subtracting(found)
+            if let hop = elements[first.key].flatMap({ IPAddress($0) }) { formerHop = hop }
         }
         let neighbours =
             try runCommand(["ip", "neigh", "show", "dev", LinkRules.holdDevice, "nud", "permanent"], in: namespace).output

@@ -74,7 +74,7 @@ final class TunnelTarget: TargetSteering {
     func finish() {}
 
     func withdraw(_ gone: [Flow]) {
-        TunnelEnd.forget(gone, in: namespace)
+        if !wasOpen { TunnelEnd.forget(gone, in: namespace) }
         let gone = Set(gone)
         flows.removeAll(where: gone.contains)
     }
