@@ -88,6 +88,22 @@ struct LeftOutTests {
         try scene.finish()
     }
 
+    @Test func `a snapshot of all sessions goes on without those that close meanwhile`() throws {
+        struct Snapshot: Decodable {
+            struct Skipped: Decodable { var peer, reason: String }
+            var sessions: [String]
+            var refused: [Skipped]
+        }
+        let scene = try Closing(500)
+        try scene.server.send("go 1000")
+        usleep(50_000)
+        let image = "\(scene.world.lab.folder)/all.sci"
+        let snapshot = try scene.world.json(.a, ["snapshot", String(scene.server.pid), "--all", "-o", image], as: Snapshot.self)
+        #expect(snapshot.sessions.count > 100 && !snapshot.refused.isEmpty && snapshot.refused.allSatisfy { $0.peer.hasPrefix("10.78.0.2:") })
+        #expect(try scene.world.tool(.a, ["verify", image]).status == 0)
+        try scene.finish()
+    }
+
     @Test func `what cannot be read in the cut stays, and goes on where it is`() throws {
         let scene = try Closing(20)
         var environment = scene.world.environment(.a)

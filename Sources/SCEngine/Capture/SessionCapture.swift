@@ -157,21 +157,21 @@ package final class SessionCapture {
         try stop()
         try group?.cut(connections: sockets.map(\.raw))
         var channels: [TCPChannel] = []
-        for (session, socket) in zip(selected, sockets) {
-            let baseline = baselines[session.channel.localAddress?.address.isIPv6 ?? false]!
-            defer { socket.giveBack() }
-            var channel: TCPChannel?
-            for _ in 0..<5 where channel == nil {
-                channel = try unlockedDump(socket, baseline)
-                if channel == nil { socket.giveBack() }
-            }
-            if channel == nil {
-                try socket.lock(with: drop.raw)
-                channel = try socket.dump(options: baseline)
-            }
-            channels.append(channel!)
+        for index in sockets.indices.reversed() {
+            do throws(CheckpointError) { channels.append(try snapshot(index)) } catch { try leaveOut(index, error) }
         }
-        return channels
+        return channels.reversed()
+    }
+
+    private func snapshot(_ index: Int) throws(CheckpointError) -> TCPChannel {
+        let (socket, baseline) = (sockets[index], baselines[selected[index].channel.localAddress?.address.isIPv6 ?? false]!)
+        defer { socket.giveBack() }
+        for _ in 0..<5 {
+            if let channel = try unlockedDump(socket, baseline) { return channel }
+            socket.giveBack()
+        }
+        try socket.lock(with: drop.raw)
+        return try socket.dump(options: baseline)
     }
 
     /// A dump without a lock; nil when the connection moved meanwhile.

@@ -3,7 +3,8 @@
 /// The plan of a drain. Sessions and targets are numbers, in the order in which they were given.
 ///
 /// Fresh sessions go in batches, to the target that has the fewest for its weight. The sessions of a batch that failed are tried there one by one, after
-/// the fresh ones, and each that fails again goes to the next target, alone. One that its own host holds back is tried once more, alone. A target that refuses several times in a row is asked last.
+/// the fresh ones, and each that fails again goes to the next target, alone. One that its own host holds back is tried once more, alone.
+/// A target that refuses several times in a row is asked last.
 package struct DrainPlan {
     /// One move to be tried.
     package struct Attempt: Equatable, Sendable {

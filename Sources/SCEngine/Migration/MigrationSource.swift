@@ -99,6 +99,9 @@ package final class MigrationSource {
 
     /// They run on; what they are like now is read as a snapshot is.
     private func keepRefused(_ capture: SessionCapture, _ adapter: (any Adapter)?, _ states: [Int: AdapterState], _ error: CheckpointError) {
+        // What cannot be read for this is refused all the same.
+        let leftOut = capture.leftOut
+        defer { capture.leftOut = leftOut }
         guard FailedMove.keep != nil, let channels = try? capture.snapshot() else { return }
         keep(.refused, (try? capture.sessions(channels, state: request.state, adapter: adapter, learnt: states)) ?? [], error)
     }
