@@ -134,13 +134,33 @@ static int each_unix(const struct nlmsghdr *message, void *context) {
     return dump->each(&socket, dump->context);
 }
 
-int cproc_diag_unix(int netlink, int (*each)(const struct cproc_unix_diag *socket, void *context), void (*restart)(void *context),
-                    void *context) {
-    struct netlink_request request;
-    struct unix_diag_req *query = netlink_begin(&request, SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, sizeof *query);
+static void ask_for_unix(struct unix_diag_req *query) {
     query->sdiag_family = AF_UNIX;
     query->udiag_states = ~0u;
     query->udiag_show = UDIAG_SHOW_NAME | UDIAG_SHOW_PEER | UDIAG_SHOW_RQLEN;
+}
+
+int cproc_diag_unix(int netlink, int (*each)(const struct cproc_unix_diag *socket, void *context), void (*restart)(void *context),
+                    void *context) {
+    struct netlink_request request;
+    ask_for_unix(netlink_begin(&request, SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, sizeof(struct unix_diag_req)));
     struct unix_dump state = {each, context};
     return dump(netlink, &request, each_unix, restart, context, &state);
+}
+
+static int keep_unix(const struct cproc_unix_diag *socket, void *context) {
+    *(struct cproc_unix_diag *)context = *socket;
+    return 0;
+}
+
+int cproc_diag_unix_one(int netlink, uint64_t inode, struct cproc_unix_diag *socket) {
+    struct netlink_request request;
+    struct unix_diag_req *query = netlink_begin(&request, SOCK_DIAG_BY_FAMILY, 0, sizeof *query);
+    ask_for_unix(query);
+    query->udiag_ino = (uint32_t)inode;
+    query->udiag_cookie[0] = query->udiag_cookie[1] = INET_DIAG_NOCOOKIE;
+    socket->inode = 0;
+    struct unix_dump state = {keep_unix, socket};
+    int result = netlink_talk(netlink, &request, each_unix, &state);
+    return result < 0 ? result : socket->inode == inode ? 0 : -ENOENT;
 }

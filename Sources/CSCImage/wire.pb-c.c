@@ -1012,7 +1012,8 @@ const ProtobufCMessageDescriptor sc__wire__handover__descriptor =
 static const protobuf_c_boolean sc__wire__answer__returning__default_value = 0;
 static const protobuf_c_boolean sc__wire__answer__same_netns__default_value = 0;
 static const protobuf_c_boolean sc__wire__answer__knows_local_channels__default_value = 0;
-static const ProtobufCFieldDescriptor sc__wire__answer__field_descriptors[8] =
+static const protobuf_c_boolean sc__wire__answer__takes_fewer__default_value = 0;
+static const ProtobufCFieldDescriptor sc__wire__answer__field_descriptors[9] =
 {
   {
     "accepted",
@@ -1110,6 +1111,18 @@ static const ProtobufCFieldDescriptor sc__wire__answer__field_descriptors[8] =
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "takes_fewer",
+    9,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_BOOL,
+    offsetof(Sc__Wire__Answer, has_takes_fewer),
+    offsetof(Sc__Wire__Answer, takes_fewer),
+    NULL,
+    &sc__wire__answer__takes_fewer__default_value,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned sc__wire__answer__field_indices_by_name[] = {
   0,   /* field[0] = accepted */
@@ -1119,12 +1132,13 @@ static const unsigned sc__wire__answer__field_indices_by_name[] = {
   1,   /* field[1] = reasons */
   4,   /* field[4] = returning */
   5,   /* field[5] = same_netns */
+  8,   /* field[8] = takes_fewer */
   6,   /* field[6] = timings */
 };
 static const ProtobufCIntRange sc__wire__answer__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 8 }
+  { 0, 9 }
 };
 const ProtobufCMessageDescriptor sc__wire__answer__descriptor =
 {
@@ -1134,7 +1148,7 @@ const ProtobufCMessageDescriptor sc__wire__answer__descriptor =
   "Sc__Wire__Answer",
   "sc.wire",
   sizeof(Sc__Wire__Answer),
-  8,
+  9,
   sc__wire__answer__field_descriptors,
   sc__wire__answer__field_indices_by_name,
   1,  sc__wire__answer__number_ranges,
@@ -1296,7 +1310,7 @@ const ProtobufCMessageDescriptor sc__wire__timing__descriptor =
   (ProtobufCMessageInit) sc__wire__timing__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor sc__wire__report__field_descriptors[1] =
+static const ProtobufCFieldDescriptor sc__wire__report__field_descriptors[2] =
 {
   {
     "stages",
@@ -1310,14 +1324,27 @@ static const ProtobufCFieldDescriptor sc__wire__report__field_descriptors[1] =
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "withdrawn",
+    2,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_UINT32,
+    offsetof(Sc__Wire__Report, n_withdrawn),
+    offsetof(Sc__Wire__Report, withdrawn),
+    NULL,
+    NULL,
+    0 | PROTOBUF_C_FIELD_FLAG_PACKED,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned sc__wire__report__field_indices_by_name[] = {
   0,   /* field[0] = stages */
+  1,   /* field[1] = withdrawn */
 };
 static const ProtobufCIntRange sc__wire__report__number_ranges[1 + 1] =
 {
   { 1, 0 },
-  { 0, 1 }
+  { 0, 2 }
 };
 const ProtobufCMessageDescriptor sc__wire__report__descriptor =
 {
@@ -1327,7 +1354,7 @@ const ProtobufCMessageDescriptor sc__wire__report__descriptor =
   "Sc__Wire__Report",
   "sc.wire",
   sizeof(Sc__Wire__Report),
-  1,
+  2,
   sc__wire__report__field_descriptors,
   sc__wire__report__field_indices_by_name,
   1,  sc__wire__report__number_ranges,

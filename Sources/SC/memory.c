@@ -110,8 +110,8 @@ const struct sc_memory_record *sc__newest(const struct sc_memory_slot *slot) {
 void sc__memory_publish(struct sc_memory_slot *slot, struct sc_memory_record record) {
     struct sc_memory_record *place = &slot->records[sc__newest(slot) == &slot->records[0]];
     record.sequence = sc__newest(slot)->sequence + 1;
-    uint64_t head = sc_memory_hash(0, &record, offsetof(struct sc_memory_record, checksum));
-    record.checksum = sc_memory_hash(head, record.positions, record.positions_count * sizeof record.positions[0]);
+    uint64_t head = sc_memory_hash(0, 0, &record, offsetof(struct sc_memory_record, checksum));
+    record.checksum = sc_memory_hash(head, offsetof(struct sc_memory_record, checksum), record.positions, record.positions_count * sizeof record.positions[0]);
     __atomic_store_n(&place->sequence, 0, __ATOMIC_RELEASE);
     __atomic_thread_fence(__ATOMIC_RELEASE);
     memcpy((char *)place + sizeof place->sequence, (char *)&record + sizeof record.sequence, sizeof record - sizeof record.sequence);
@@ -156,7 +156,7 @@ bool sc__memory_export(sc_continuation_t *c, const void *bytes, size_t length, u
     }
     unsigned char *state = (unsigned char *)slot + SC_MEMORY_STATES + record.state_index * SC_WIRE_STATE;
     if (length) memmove(state, bytes, length);
-    record.state_checksum = sc_memory_hash(0, state, length);
+    record.state_checksum = sc_memory_hash(0, 0, state, length);
     sc__memory_publish(slot, record);
     for (unsigned i = 0; i < SC_MEMORY_LOGS; i++) c->logs[i].received = c->logs[i].sent = 0;
     c->exported = state;

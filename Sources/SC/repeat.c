@@ -115,7 +115,7 @@ int sc__repeat(sc_continuation_t *c, struct log *log, const unsigned char *bytes
     struct repeat *repeat = log->repeat;
     uint64_t hashed = repeat->record.hashed;
     if (repeat->done < hashed) {
-        repeat->hash = sc_memory_hash(repeat->hash, bytes, length);
+        repeat->hash = sc_memory_hash(repeat->hash, repeat->done, bytes, length);
         repeat->done += length;
         if (repeat->done == hashed && repeat->hash != repeat->record.hash) return differ(c, log, hashed, "the hash of all before it is another");
     } else {

@@ -37,7 +37,7 @@ static unsigned char *output_place(sc_continuation_t *c, struct log *log, size_t
     if (log->sent > 0 && log->sent + wanted > SC_MEMORY_OUTPUT_SIZE) {
         struct sc_memory_record folded = *sc__newest(c->slot);
         struct sc_memory_position *position = &folded.positions[log - c->logs];
-        position->hash = sc_memory_hash(position->hash, sc__output(c, log), log->sent);
+        position->hash = sc_memory_hash(position->hash, position->hashed, sc__output(c, log), log->sent);
         position->hashed += log->sent;
         position->literal = sc__place(c, log)->out;
         sc__memory_publish(c->slot, folded);

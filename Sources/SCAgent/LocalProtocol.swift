@@ -7,7 +7,8 @@ import SCEngine
 
 /// A request. `run`: start this program with the arguments in the directory, with the three descriptors that come along as its standard streams, and
 /// tell its exit status; only root may. `status`: what the agent is doing. `metrics`: the text that the metrics address serves.
-/// `sockets`: which of these belong to servers that take part; on the same connection then `park`, and `gone` or `resume`; only root may.
+/// `sockets`: which of these belong to servers that take part; on the same connection then `park`, and `gone` or `resume`; only root may. At any time before
+/// these, `leave`: some of the sockets stay, and the rest of the conversation is not about them.
 /// `orphans`: the sessions whose servers have died, and that wait for another one.
 struct LocalRequest: Codable {
     var verb: String
@@ -18,6 +19,8 @@ struct LocalRequest: Codable {
     var service: String?
     /// Milliseconds.
     var deadline: Int?
+    /// `park`: those that do not park are named, and the others parked all the same.
+    var partly: Bool?
 }
 
 /// The answer.
@@ -35,6 +38,8 @@ package struct LocalAnswer: Codable, Sendable {
     var logged: [LoggedAnswer]?
     /// Servers that did not park in time; what they have can be taken.
     var late: [LateAnswer]?
+    /// To `park` with `partly`: those that do not.
+    var refused: [ParkRefusal]?
     var orphans: OrphanAnswer?
     /// Their states come in one memory file, in this order.
     var parked: [ParkAnswer]?
@@ -48,6 +53,12 @@ struct ParkAnswer: Codable, Sendable {
     var role: String
     var state_version: UInt32
     var state_bytes: Int
+}
+
+/// A session that stays, and why.
+struct ParkRefusal: Codable, Sendable {
+    var socket: UInt64
+    var reason: String
 }
 
 /// A session that several servers have joined.

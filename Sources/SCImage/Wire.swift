@@ -86,6 +86,8 @@ package struct Answer: Equatable, Sendable {
     package var isSameNamespace = false
     /// The target has understood the offer's local channels and processes.
     package var knowsLocalChannels = false
+    /// The target takes less than was offered when `Report.withdrawn` says so.
+    package var takesFewer = false
     /// How long the target's checks took.
     package var timings: [Timing] = []
 
@@ -128,6 +130,8 @@ package struct Timing: Equatable, Sendable {
 /// Either way: the stages that the sender has finished since its last report.
 package struct Report: Equatable, Sendable {
     package var stages: [Timing]
+    /// With the source's report of its transfer: the offer's flows, by number, that do not come after all.
+    package var withdrawn: [Int] = []
     package init(stages: [Timing]) { self.stages = stages }
 }
 

@@ -55,14 +55,16 @@ extension RecordArena {
             answer.addresses.append(AddressPrefix(address, length: length))
         }
         unsafe (answer.isReturning, answer.isSameNamespace) = (message.returning != 0, message.same_netns != 0)
-        unsafe answer.knowsLocalChannels = message.knows_local_channels != 0
+        unsafe (answer.knowsLocalChannels, answer.takesFewer) = (message.knows_local_channels != 0, message.takes_fewer != 0)
         answer.timings = try unsafe timings(message.timings, message.n_timings, at: offset)
         return answer
     }
 
     @unsafe mutating func report(_ bytes: UnsafeRawBufferPointer, at offset: UInt64) throws(ImageError) -> Report {
         let message = try unsafe unpack(bytes, "Report", at: offset, by: sc__wire__report__unpack).pointee
-        return Report(stages: try unsafe timings(message.stages, message.n_stages, at: offset))
+        var report = Report(stages: try unsafe timings(message.stages, message.n_stages, at: offset))
+        report.withdrawn = unsafe UnsafeBufferPointer(start: message.withdrawn, count: message.n_withdrawn).map { Int($0) }
+        return report
     }
 
     @unsafe mutating func failure(_ bytes: UnsafeRawBufferPointer, at offset: UInt64) throws(ImageError) -> Failure {

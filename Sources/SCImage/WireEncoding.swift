@@ -56,6 +56,7 @@ extension FrameWriter {
         unsafe (message.n_timings, message.timings) = try (answer.timings.count, arena.lend(answer.timings))
         unsafe (message.has_knows_local_channels, message.knows_local_channels) =
             (present(answer.knowsLocalChannels), present(answer.knowsLocalChannels))
+        unsafe (message.has_takes_fewer, message.takes_fewer) = (present(answer.takesFewer), present(answer.takesFewer))
         try unsafe write(.answer, length: sc__wire__answer__get_packed_size(&message)) {
             unsafe sc__wire__answer__pack(&message, $0)
         }
@@ -67,6 +68,7 @@ extension FrameWriter {
         var message = unsafe Sc__Wire__Report()
         unsafe sc__wire__report__init(&message)
         unsafe (message.n_stages, message.stages) = try (report.stages.count, arena.lend(report.stages))
+        unsafe (message.n_withdrawn, message.withdrawn) = try (report.withdrawn.count, arena.lend(report.withdrawn, "Report"))
         try unsafe write(.report, length: sc__wire__report__get_packed_size(&message)) {
             unsafe sc__wire__report__pack(&message, $0)
         }
@@ -128,12 +130,7 @@ extension FrameWriter {
         arena.reset()
         var message = unsafe Sc__Wire__Living()
         unsafe sc__wire__living__init(&message)
-        let indexes = try unsafe arena.allocate(UInt32.self, living.flows.count)
-        for (place, index) in living.flows.enumerated() {
-            guard let index = UInt32(exactly: index) else { throw .malformed(what: "flow \(index) in a Living", offset: nil) }
-            unsafe (indexes + place).initialize(to: index)
-        }
-        unsafe (message.n_flows, message.flows) = (living.flows.count, indexes)
+        unsafe (message.n_flows, message.flows) = try (living.flows.count, arena.lend(living.flows, "Living"))
         try unsafe write(.living, length: sc__wire__living__get_packed_size(&message)) {
             unsafe sc__wire__living__pack(&message, $0)
         }
@@ -141,6 +138,16 @@ extension FrameWriter {
 }
 
 extension RecordArena {
+    /// Numbers of an offer's flows; `message` has them.
+    @unsafe fileprivate mutating func lend(_ flows: [Int], _ message: String) throws(ImageError) -> UnsafeMutablePointer<UInt32> {
+        let indexes = try unsafe allocate(UInt32.self, flows.count)
+        for (place, index) in flows.enumerated() {
+            guard let index = UInt32(exactly: index) else { throw .malformed(what: "flow \(index) in a \(message)", offset: nil) }
+            unsafe (indexes + place).initialize(to: index)
+        }
+        return unsafe indexes
+    }
+
     /// A text whose absence means the empty one.
     @unsafe fileprivate mutating func optional(_ text: String) throws(ImageError) -> (protobuf_c_boolean, ProtobufCBinaryData) {
         try unsafe (present(!text.isEmpty), lend(text))

@@ -206,6 +206,11 @@ extension KernelCalls {
                 #expect(found.type == UInt8(stream) && found.state == established && found.shutdown == 2 && peer.shutdown == 1)
                 let waiting = try #require(sockets[try inode(listener)])
                 #expect(waiting.peer_inode == 0 && waiting.state == listening && waiting.send_queue == 4)
+
+                var one = cproc_unix_diag()
+                #expect(cproc_diag_unix_one(netlink, peer.inode, &one) == 0)
+                #expect(one.inode == peer.inode && one.peer_inode == found.inode && text(one.name) == "@sccp-diag" && one.receive_queue == 3)
+                #expect(cproc_diag_unix_one(netlink, 0xffff_fff0, &one) == -ENOENT)
             }
         }
     }

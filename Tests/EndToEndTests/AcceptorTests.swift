@@ -54,6 +54,27 @@ struct AcceptorTests {
         try pair.finish(capture, child)
     }
 
+    @Test(arguments: [false, true])
+    func `in one namespace an acceptor that declines and keeps the descriptors costs the session, and that is said`(ends: Bool) throws {
+        let pair = try CarriedTests.Pair(.ipv4, echo: true)
+        let path = "\(pair.world.lab.folder)/acceptor"
+        let acceptor = try pair.world.lab.spawn(in: .a, ["python3", Self.script, "keep", path])
+        try #require(acceptor.waitForOutputOrError("listening"), "\(acceptor.stderr)")
+        let message = try pair.world.refuses(
+            .a, ["migrate", String(pair.server.pid), "--port", pair.port, "--to", "unix:\(pair.world.receiver(on: .a))", "--into", path], status: 3,
+            naming: "1 of 1 sessions cannot be taken back", "changed my mind", "EADDRNOTAVAIL", "sc-checkpoint recover")
+        #expect(message.contains("10.78.0.2:"), "\(message)")
+        if ends { acceptor.signal(SIGKILL) }
+        // The keeper's attempt has its end, too, and the client is not left waiting.
+        #expect(
+            eventually(within: .seconds(15)) { (try? pair.world.tool(.a, ["recover", "--list"]).stdout.contains("nothing to recover")) ?? false })
+        acceptor.signal(SIGKILL)
+        let pong = try Held(pair.client.ask("ping 0"))
+        #expect(pong.good == 0 && pong.failed == 1, "\(pong)")
+        for child in [pair.client, pair.server, acceptor] { child.terminate() }
+        try pair.world.finish()
+    }
+
     @Test func `a thousand idle sessions move at once`() throws {
         let pair = try CarriedTests.Pair(.ipv4, connections: 1000, echo: true)
         let capture = try Capture(pair.world.lab)

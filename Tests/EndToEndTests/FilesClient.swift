@@ -13,12 +13,12 @@ final class FilesClient {
     static func directory(_ world: TwoHosts) -> String { "\(world.lab.folder)/files" }
     static func log(_ world: TwoHosts, _ host: Lab.Host) -> String { "\(world.lab.folder)/log-\(host.rawValue)" }
 
-    /// Forty files, small and large ones, before a server is started.
-    static func makeFiles(_ world: TwoHosts) throws {
+    /// Forty files, small and large ones, before a server is started; none of fewer bytes than `least`.
+    static func makeFiles(_ world: TwoHosts, least: Int = 0) throws {
         mkdir(directory(world), 0o700)
         var random = SystemRandomNumberGenerator()
         for index in 0..<40 {
-            let size = index == 0 ? 0 : Int.random(in: 1...(index.isMultiple(of: 10) ? 1_000_000 : 60_000))
+            let size = max(least, index == 0 ? 0 : Int.random(in: 1...(index.isMultiple(of: 10) ? 1_000_000 : 60_000)))
             try writeFile("\(directory(world))/f\(index)", (0..<size).map { _ in UInt8(truncatingIfNeeded: random.next()) })
         }
     }

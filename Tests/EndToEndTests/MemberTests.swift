@@ -20,8 +20,11 @@ struct MemberTests {
         private(set) var host = Lab.Host.a
         private(set) var front: Int32 = 0
 
-        /// `orphans`: the policy's. FOLDER in `source`'s values is the lab's.
-        init(_ source: [String: String] = [:], target: [String: String] = [:], servers more: [String: String] = [:], orphans: String = "{}") throws {
+        /// `orphans`: the policy's. FOLDER in `source`'s values is the lab's. `otherFiles`: those on B are longer than those on A.
+        init(
+            _ source: [String: String] = [:], target: [String: String] = [:], servers more: [String: String] = [:], orphans: String = "{}",
+            otherFiles: Bool = false
+        ) throws {
             self.more = more
             world = try TwoHosts()
             agents = try Agents(
@@ -31,8 +34,15 @@ struct MemberTests {
             try agents.start(.b, target)
             try agents.join()
             capture = try Capture(world.lab)
-            try FilesClient.makeFiles(world)
-            servers = [.a: try Self.serve(.a, world, agents, more), .b: try Self.serve(.b, world, agents, more)]
+            // Of large files one is open at nearly any moment.
+            try FilesClient.makeFiles(world, least: otherFiles ? 400_000 : 0)
+            var others = more
+            if otherFiles {
+                others["ROOT"] = "\(world.lab.folder)/others"
+                let command = "cp -r \(FilesClient.directory(world)) $0 && for f in $0/*; do echo more >> $f; done"
+                #expect(try world.lab.run(in: .b, ["sh", "-c", command, others["ROOT"]!]).status == 0)
+            }
+            servers = [.a: try Self.serve(.a, world, agents, more), .b: try Self.serve(.b, world, agents, others)]
             for host in [Lab.Host.a, .b] { try waitForSpares(on: host) }
             client = try FilesClient(world)
             try findFront()
@@ -213,6 +223,18 @@ struct MemberTests {
         scene.servers[.b]!.signal(SIGCONT)
         usleep(200_000)
         #expect(try scene.move().migrated == 1)
+        try scene.finish()
+    }
+
+    @Test func `a spare process that refuses a part, since its file is another one, waits for the next`() throws {
+        let scene = try Scene(otherFiles: true)
+        for _ in 0..<3 {
+            let refused = try scene.agents.tool(.a, scene.arguments)
+            #expect(refused.status == 1 && refused.stderr.contains("tale file handle"), "\(refused.stderr)")
+            try scene.waitForSpares(on: .b)
+            #expect(scene.processes(on: .b, named: "worker").count == 1)
+        }
+        usleep(500_000)
         try scene.finish()
     }
 

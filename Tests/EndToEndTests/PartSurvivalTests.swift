@@ -16,7 +16,9 @@ struct PartSurvivalTests {
     /// The session has another process for this part.
     private func expectSuccessor(_ scene: MemberTests.Scene, of victim: Int32, _ part: String, _ what: String) throws {
         let isThere = eventually(within: .seconds(15)) {
-            guard (try? scene.findFront()) != nil else { return false }
+            // While it moves, the processes that it leaves and those that it comes to are known.
+            let serving = [Lab.Host.a, .b].flatMap { scene.members($0) }.count { $0.sessions > 0 }
+            guard serving == 3, (try? scene.findFront()) != nil else { return false }
             return scene.part(part).map { $0 != victim } ?? false
         }
         try #require(isThere, "\(what): \(scene.agents.log(.a))\n\(scene.agents.log(.b))\n\(scene.client.child.stdout)")

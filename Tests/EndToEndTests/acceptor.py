@@ -1,6 +1,7 @@
 """An acceptor for the tests: says what its first argument tells it to, and echoes on the sessions it gets.
 
-usage: acceptor.py accept|decline|die|hang|late-decline|never-ready SOCKET [stream]
+usage: acceptor.py accept|decline|die|hang|late-decline|keep|never-ready SOCKET [stream]
+keep: declines when it has the sessions, and keeps their descriptors open
 """
 import array, json, os, socket, sys, threading, time
 
@@ -68,9 +69,9 @@ for message in table:
 if behaviour == "never-ready":
     print("holding", flush=True)
     time.sleep(60)
-if behaviour == "late-decline":
+if behaviour in ("late-decline", "keep"):
     reply(connection, type="decline", reason="changed my mind")
-    time.sleep(1)
+    time.sleep(60 if behaviour == "keep" else 1)
     sys.exit(0)
 reply(connection, type="ready")
 messages, _ = receive(connection)

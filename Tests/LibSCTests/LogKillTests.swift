@@ -99,7 +99,7 @@ struct Cipher {
         let repetition = parked.repetition ?? Repetition(input: 0, hashed: 0, hash: 0, literal: [])
         let hashed = Int(repetition.hashed)
         #expect(hashed + repetition.literal.count <= produced.count)
-        #expect(sc_memory_hash(0, produced, repetition.hashed) == repetition.hash)
+        #expect(sc_memory_hash(0, 0, produced, repetition.hashed) == repetition.hash)
         #expect(repetition.literal.elementsEqual(produced.dropFirst(hashed).prefix(repetition.literal.count)))
         #expect(logged.channels[0].exported.output + repetition.hashed + UInt64(repetition.literal.count) == counted.written)
         figures.whole += 1

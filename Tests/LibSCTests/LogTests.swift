@@ -167,7 +167,7 @@ private final class Server {
         }
         let repetition = try #require(try resolve().repetition)
         #expect(repetition.hashed > 0 && Int(repetition.hashed) + repetition.literal.count == large.count)
-        #expect(repetition.hash == sc_memory_hash(0, large, repetition.hashed))
+        #expect(repetition.hash == sc_memory_hash(0, 0, large, repetition.hashed))
         // Past the log: what cannot be proved is not taken.
         say(session.client, "hidden")
         var byte: UInt8 = 0
@@ -178,6 +178,40 @@ private final class Server {
         #expect(throws: CheckpointError.self) { try resolve() }
         close(session.fd)
         close(session.client)
+    }
+
+    @Test func `the hash is the same for any division of the bytes, and finds changes of every kind`() {
+        var generator = SystemRandomNumberGenerator()
+        for length in [0, 1, 7, 8, 9, 63, 64, 65, 1000, 5000] {
+            let bytes = (0..<length).map { _ in UInt8.random(in: 0...255, using: &generator) }
+            let whole = sc_memory_hash(0, 0, bytes, UInt64(length))
+            for _ in 0..<50 {
+                var (hash, at) = (UInt64(0), 0)
+                while at < length {
+                    let piece = Array(bytes[at..<min(length, at + Int.random(in: 1...150))])
+                    hash = sc_memory_hash(hash, UInt64(at), piece, UInt64(piece.count))
+                    at += piece.count
+                }
+                #expect(hash == whole, "\(length) bytes")
+            }
+        }
+        // The same change in two places, in every lane; two words changed for each other; a word moved.
+        let text = (0..<1024).map { _ in UInt8.random(in: 97...122) }
+        let hash = sc_memory_hash(0, 0, text, 1024)
+        for lane in 0..<8 {
+            for distance in stride(from: 8, to: 900, by: 8) {
+                for bit in 0..<8 {
+                    var other = text
+                    other[lane] ^= 1 << UInt8(bit)
+                    other[lane + distance] ^= 1 << UInt8(bit)
+                    #expect(sc_memory_hash(0, 0, other, 1024) != hash, "bit \(bit) of bytes \(lane) and \(lane + distance)")
+                }
+            }
+        }
+        var swapped = text
+        for lane in 0..<8 { swapped.swapAt(lane, lane + 512) }
+        #expect(sc_memory_hash(0, 0, swapped, 1024) != hash)
+        #expect(sc_memory_hash(0, 0, Array(text[1...]) + [text[0]], 1024) != hash)
     }
 
     @Test func `without a log a session can be taken only where it was exported`() throws {
@@ -209,7 +243,7 @@ private final class Server {
         let number = try agent.next().bytes.withUnsafeBytes { $0.loadUnaligned(as: sc_wire_accepted.self) }.continuation
         let text = "hello, world"
         try agent.repeat(
-            number, hashed: UInt64(count), hash: sc_memory_hash(0, text, UInt64(count)), literal: String(text.dropFirst(count)))
+            number, hashed: UInt64(count), hash: sc_memory_hash(0, 0, text, UInt64(count)), literal: String(text.dropFirst(count)))
         let pair = try tcpPair()
         try agent.bring(number, state: "abc", version: 7, fd: pair.server)
         server.dispatch { !server.calls.isEmpty }

@@ -144,7 +144,7 @@ private final class Chain {
         guard let repetition = session.adapter?.partRepetitions.first(where: { $0.name == name })?.repetition else { return }
         let hashed = Int(repetition.hashed)
         #expect(hashed + repetition.literal.count <= produced.count)
-        #expect(sc_memory_hash(0, produced, repetition.hashed) == repetition.hash)
+        #expect(sc_memory_hash(0, 0, produced, repetition.hashed) == repetition.hash)
         #expect(repetition.literal.elementsEqual(produced.dropFirst(hashed).prefix(repetition.literal.count)))
         if repetition.hasOutput { figures.withOutput += 1 }
     }

@@ -51,6 +51,22 @@ import Testing
         #expect(plan.fates[1] == .stayed([.init(target: 0, reason: "no")]) && moved(plan) == [5])
     }
 
+    @Test func `what its own host holds back is tried once more, alone, and is no target's fault`() {
+        var plan = plan(5, [1, 1], largest: 3)
+        var batches: [[Int]] = []
+        while let attempt = plan.next() {
+            batches.append(attempt.sessions)
+            let (held, rest) = (attempt.sessions.filter { $0 < 2 }, attempt.sessions.filter { $0 >= 2 })
+            // Session 0 never parks, session 1 does when it is asked again.
+            for session in held where session == 0 || attempt.sessions.count > 1 { plan.noteLeftOut(session, "busy") }
+            let moved = attempt.sessions == [1] ? [1] : rest
+            if !moved.isEmpty { plan.note(Attempt(target: attempt.target, sessions: moved), .moved) }
+            if batches.count > 10 { break }
+        }
+        #expect(batches.suffix(2) == [[0], [1]] && batches.count <= 5, "\(batches)")
+        #expect(plan.fates[0] == .stayed([.init(target: nil, reason: "busy")]) && plan.targets.map(\.moved).reduce(0, +) == 4)
+    }
+
     @Test func `what one target refuses the next one gets, alone`() {
         var plan = plan(4, [1, 1])
         let attempts = run(&plan) { $0.target == 0 && $0.sessions.contains(0) ? .refused("no") : .moved }

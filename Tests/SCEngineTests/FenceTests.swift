@@ -41,6 +41,16 @@ import Testing
         #expect(try etcd.owner(keys[0]) == nil)
     }
 
+    @Test func `what does not come is not taken`() throws {
+        let etcd = try EtcdServer()
+        let fence = try etcd.fence()
+        try fence.prepare(keys, owner: "hostb", source: "hosta")
+        fence.withdraw([keys[1]])
+        try fence.take()
+        try fence.settle()
+        #expect(try etcd.owner(keys[0]) == "hostb" && etcd.owner(keys[1]) == nil && etcd.owner(keys[2]) == "hostb")
+    }
+
     @Test func `of two that take at once exactly one wins, also over several transactions`() async throws {
         let etcd = try EtcdServer()
         let many = (0..<300).map { "many-\($0)" }

@@ -60,7 +60,7 @@ private final class GroupServer {
     func snapshot(_ client: Int = 0, _ change: (inout GroupRequest) -> Void = { _ in }) throws -> Session {
         let group = try group(client, change)
         let capture = try SessionCapture(selected(client), group: group)
-        return try capture.sessions(capture.snapshot(), state: [], adapter: nil, learnt: [nil])[0]
+        return try capture.sessions(capture.snapshot(), state: [], adapter: nil, learnt: [:])[0]
     }
 }
 

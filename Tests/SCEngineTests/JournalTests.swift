@@ -37,6 +37,30 @@ import Testing
         }
     }
 
+    @Test func `what was withdrawn is no longer among the sessions of a move, at either end`() throws {
+        try inDirectory { _ in
+            let flows = (0..<5).map { Flow(client: SocketAddress("192.0.2.7:\(4000 + $0)")!, service: SocketAddress("192.0.2.1:80")!) }
+            let id = MigrationID.random()
+            let sockets = (0..<5).map { SourceEntry.Socket(pid: 1, fd: Int32($0), inode: UInt64(100 + $0), reuseAddress: 0, ownFilter: []) }
+            let source = try Journal(
+                id, .source,
+                SourceEntry(target: .own, shell: [], program: "", sockets: sockets, holders: [], flows: flows.map(FlowText.init)))
+            try source.note(.withdrawn, ["sockets": "101"], durably: false)
+            try source.note(.withdrawn, ["sockets": "103 104"], durably: false)
+            let (entry, withdrawn) = try #require(Journal.read(id, .source)).sourceEntry()
+            #expect(entry.sockets.map(\.inode) == [100, 102] && entry.flows.compactMap(\.flow) == [flows[0], flows[2]])
+            #expect(withdrawn == [flows[1], flows[3], flows[4]])
+            #expect(Journal.isOpen(forSocket: 100) && !Journal.isOpen(forSocket: 101) && !Journal.isOpen(forSocket: 104))
+            let target = try Journal(
+                id, .target,
+                TargetEntry(source: "a", flows: flows.map(FlowText.init), handover: HandoverRecord(.into, ["/x"]), steering: [:]))
+            try target.note(.withdrawn, ["flows": "0 4"], durably: false)
+            #expect(try #require(Journal.read(id, .target)).targetEntry().flows.compactMap(\.flow) == Array(flows[1...3]))
+            source.remove()
+            target.remove()
+        }
+    }
+
     @Test func `a line that was torn anywhere was not written, and nothing after it counts`() throws {
         try inDirectory { folder in
             let id = MigrationID.random()

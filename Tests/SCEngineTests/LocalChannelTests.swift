@@ -31,9 +31,11 @@ private struct Subject {
         }
         var member = SessionGroup.Member(process: process, role: "test")
         member.descriptors = descriptors.enumerated().map { SessionDescriptor(fd: $1, channel: $0, name: "d\($0)") }
-        group = SessionGroup(connections: [], members: [member], ends: ends)
+        var group = SessionGroup(connections: [], members: [member], ends: ends)
+        group.unix = unix
+        self.group = group
         if digest { for fd in descriptors { _ = try digests.digest(of: fd) } }
-        capture = try LocalCapture(group, connections: [], in: .current(), baselines: LocalBaselines(in: .current()), digests: digests)
+        capture = try LocalCapture(group, connections: [], baselines: LocalBaselines(in: .current()), digests: digests)
     }
 
     /// The session as it comes out of an image.

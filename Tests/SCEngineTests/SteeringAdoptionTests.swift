@@ -76,6 +76,69 @@ struct SteeringAdoptionTests {
 
     static let drivers: [SteeringChoice] = [.none, .nftForward, .tunnel, .arpTakeover(force: true)]
 
+    /// A flow of nobody's, beside the world's.
+    private func other(_ world: World) -> Flow { Flow(client: SocketAddress("\(world.flow.client.address):9")!, service: world.flow.service) }
+
+    @Test(arguments: [false, true]) func `one flow left out, and its driver gone before or after that was written down`(isNoted: Bool) throws {
+        let world = try World(.nftForward)
+        let other = other(world)
+        var move = world.move
+        move.flows.append(other)
+        let record: [String: String]
+        do {
+            let steering = try makeSourceSteering(.nftForward, for: move)
+            record = steering.record
+            try steering.freeze()
+            world.say("held")
+            #expect(world.heard(within: 30) == "")
+            try steering.leave([other])
+        }
+        let successor = try adoptSourceSteering(record, flows: isNoted ? [world.flow] : [world.flow, other], in: world.namespace)
+        if isNoted { try successor.adopt(left: [other]) }
+        successor.rollBack()
+        successor.finish()
+        #expect(world.heard(within: 1000) == "held")
+        let left = try world.left()
+        #expect(left.isEmpty, "\(left)")
+    }
+
+    @Test(arguments: [false, true]) func `what was parked of a flow that stays comes here when the others go on`(isAdopted: Bool) throws {
+        let world = try World(.nftForward)
+        let other = other(world)
+        var move = world.move
+        move.flows.append(other)
+        let record: [String: String]
+        var steering: (any SourceSteering)? = try makeSourceSteering(.nftForward, for: move)
+        record = steering!.record
+        try steering!.freeze()
+        world.say("one ")
+        #expect(world.heard(within: 30) == "")
+        try steering!.leave([world.flow])
+        // Still behind what came before it.
+        world.say("two")
+        #expect(world.heard(within: 30) == "")
+        if isAdopted {
+            steering = nil
+            steering = try adoptSourceSteering(record, flows: [other], in: world.namespace)
+            try steering!.adopt(left: [world.flow])
+        }
+        try steering!.steer()
+        try steering!.release()
+        steering!.finish()
+        var heard = world.heard(within: 1000)
+        if heard == "one " { heard += world.heard(within: 1000) }
+        #expect(heard == "one two")
+        world.say("three")
+        #expect(world.heard(within: 1000) == "three")
+        // The other flow is passed on, by design.
+        steering = nil
+        let end = try adoptSourceSteering(record, flows: [other], in: world.namespace)
+        end.rollBack()
+        end.finish()
+        let left = try world.left()
+        #expect(left.isEmpty, "\(left)")
+    }
+
     @Test(arguments: drivers, Point.allCases) func `rolled back from any point, the packets come here and nothing is left`(
         driver: SteeringChoice, point: Point
     ) throws {

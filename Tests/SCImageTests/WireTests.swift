@@ -56,9 +56,15 @@ extension Seeded {
             let end = $0.end(isIPv6: $0.chance(2)).address
             return AddressPrefix(end, length: UInt8($0.below(end.isIPv6 ? 129 : 33)))
         }
-        (answer.isReturning, answer.isSameNamespace) = (chance(2), chance(2))
+        (answer.isReturning, answer.isSameNamespace, answer.takesFewer) = (chance(2), chance(2), chance(2))
         answer.timings = list { $0.timing() }
         return answer
+    }
+
+    fileprivate mutating func report() -> Report {
+        var report = Report(stages: list { $0.timing() })
+        report.withdrawn = list { Int($0.number(UInt32.self)) }
+        return report
     }
 
     fileprivate mutating func message() -> WireMessage {
@@ -69,7 +75,7 @@ extension Seeded {
         case 7: .living(Living(flows: list { Int($0.number(UInt32.self)) }))
         case 0: .offer(offer())
         case 1: .answer(answer())
-        case 2: .report(Report(stages: list { $0.timing() }))
+        case 2: .report(report())
         case 3:
             .failure(
                 Failure(

@@ -79,18 +79,24 @@ static void drop(int *fd) {
     *fd = -1;
 }
 
-/// It is served elsewhere. A spare process, to which nothing has come, waits for the next one.
+/// A spare process waits for the next session.
+static void become_idle(void) {
+    continuation = NULL;
+    for (int i = 0; i < CHANNELS; i++)
+        drop(place_of(i));
+    drop(&served->file);
+    standing = IDLE;
+    sc_accept_offers(sc, 1);
+}
+
+/// It is served elsewhere, or does not come.
 static void gone(sc_continuation_t *c, void *session) {
     (void)session;
     sc_end(c);
     continuation = NULL;
     if (standing == PARKED)
         exit(0);
-    for (int i = 0; i < CHANNELS; i++)
-        drop(place_of(i));
-    drop(&served->file);
-    standing = IDLE;
-    sc_accept_offers(sc, 1);
+    become_idle();
 }
 
 static void offer(sc_t *sc, sc_offer_t *offer, void *user) {
@@ -104,8 +110,7 @@ static void offer(sc_t *sc, sc_offer_t *offer, void *user) {
         sc_accept_offers(sc, 0);
 }
 
-static int import(sc_continuation_t *c, void *session, const sc_import_t *import) {
-    (void)session;
+static int take(sc_continuation_t *c, const sc_import_t *import) {
     size_t length;
     void *own = own_state(&length);
     if (import->state_version != STATE_VERSION)
@@ -127,6 +132,15 @@ static int import(sc_continuation_t *c, void *session, const sc_import_t *import
         sc_log(c, import->fds[i], 0);
     standing = COMING;
     return 0;
+}
+
+static int import(sc_continuation_t *c, void *session, const sc_import_t *import) {
+    (void)session;
+    int result = take(c, import);
+    // What was refused has ended without `gone`.
+    if (result < 0)
+        become_idle();
+    return result;
 }
 
 static void leave(void) { sc_end(continuation); }

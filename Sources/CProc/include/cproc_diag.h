@@ -33,3 +33,6 @@ int cproc_diag_inet(int netlink, uint8_t family, uint8_t protocol, uint32_t stat
                     int (*each)(const struct cproc_inet_diag *socket, void *context), void (*restart)(void *context), void *context);
 int cproc_diag_unix(int netlink, int (*each)(const struct cproc_unix_diag *socket, void *context), void (*restart)(void *context),
                     void *context);
+
+/// One Unix socket, by inode. ENOENT: the namespace has none with it.
+int cproc_diag_unix_one(int netlink, uint64_t inode, struct cproc_unix_diag *socket);

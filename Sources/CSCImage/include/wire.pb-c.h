@@ -273,10 +273,15 @@ struct  Sc__Wire__Answer
    */
   protobuf_c_boolean has_knows_local_channels;
   protobuf_c_boolean knows_local_channels;
+  /*
+   * The target takes less than was offered when Report.withdrawn says so.
+   */
+  protobuf_c_boolean has_takes_fewer;
+  protobuf_c_boolean takes_fewer;
 };
 #define SC__WIRE__ANSWER__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&sc__wire__answer__descriptor) \
-    , 0, 0,NULL, 0, {0,NULL}, 0,NULL, 0, 0, 0, 0, 0,NULL, 0, 0 }
+    , 0, 0,NULL, 0, {0,NULL}, 0,NULL, 0, 0, 0, 0, 0,NULL, 0, 0, 0, 0 }
 
 
 struct  Sc__Wire__Reason
@@ -336,10 +341,15 @@ struct  Sc__Wire__Report
   ProtobufCMessage base;
   size_t n_stages;
   Sc__Wire__Timing **stages;
+  /*
+   * With the source's report of its transfer: indexes into Offer.flows of those that do not come after all.
+   */
+  size_t n_withdrawn;
+  uint32_t *withdrawn;
 };
 #define SC__WIRE__REPORT__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&sc__wire__report__descriptor) \
-    , 0,NULL }
+    , 0,NULL, 0,NULL }
 
 
 /*

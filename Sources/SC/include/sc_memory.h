@@ -20,8 +20,10 @@
 #pragma once
 
 #include "sc_wire.h"
+#include <endian.h>
+#include <string.h>
 
-#define SC_MEMORY_VERSION 2u
+#define SC_MEMORY_VERSION 3u
 #define SC_MEMORY_STRIDE 2097152u
 #define SC_MEMORY_STATES 4096u
 #define SC_MEMORY_OUTPUT 135168u
@@ -89,13 +91,29 @@ struct sc_memory_repeat {
     uint64_t literal; // the number of bytes after those
 };
 
-/// A polynomial modulo 2^64 over the bytes: the same for any division of them into pieces. Begin with 0. It finds differences that happen, not those that
-/// somebody computes.
-static inline uint64_t sc_memory_hash(uint64_t hash, const void *bytes, uint64_t length) {
-    const uint64_t k = 0x9e3779b97f4a7c15u, k2 = k * k, k4 = k2 * k2;
-    const unsigned char *next = (const unsigned char *)bytes;
-    for (; length >= 4; length -= 4, next += 4)
-        hash = hash * k4 + (next[0] + 1u) * (k2 * k) + (next[1] + 1u) * k2 + (next[2] + 1u) * k + (next[3] + 1u);
-    for (; length; length--) hash = hash * k + (*next++ + 1u);
+/// A polynomial modulo 2^64 over words of 8 bytes, counted from the first byte of all: the same for any division of the bytes into pieces. `at` is the number of
+/// bytes before these; begin with 0. It finds differences that happen, not those that somebody computes; the length is compared apart.
+///
+/// Of a factor's product the higher bits depend on lower ones alone, so the upper half of a word counts in the lower one as well: otherwise the same change in
+/// the last bytes of two words could vanish. The factor is 5 modulo 8, so that its powers come round as late as they can.
+static inline uint64_t sc_memory_word(uint64_t word) { return word + (word >> 32); }
+
+static inline uint64_t sc_memory_word_at(const unsigned char *bytes) {
+    uint64_t word;
+    memcpy(&word, bytes, sizeof word);
+    return sc_memory_word(le64toh(word));
+}
+
+static inline uint64_t sc_memory_hash(uint64_t hash, uint64_t at, const void *bytes, uint64_t length) {
+    const uint64_t k = 0x9e3779b97f4a7c15u, k2 = k * k, k4 = k2 * k2, k8 = k4 * k4;
+    const unsigned char *next = (const unsigned char *)bytes, *end = next + length;
+    for (; next < end && at % 8; next++, at++) hash += sc_memory_word((uint64_t)*next << at % 8 * 8);
+    for (; end - next >= 64; next += 64)
+        hash = hash * k8 + sc_memory_word_at(next) * (k4 * k2 * k) + sc_memory_word_at(next + 8) * (k4 * k2) + sc_memory_word_at(next + 16) * (k4 * k)
+               + sc_memory_word_at(next + 24) * k4 + sc_memory_word_at(next + 32) * (k2 * k) + sc_memory_word_at(next + 40) * k2
+               + sc_memory_word_at(next + 48) * k + sc_memory_word_at(next + 56);
+    for (; end - next >= 8; next += 8) hash = hash * k + sc_memory_word_at(next);
+    if (next < end) hash *= k;
+    for (unsigned lane = 0; next < end; next++, lane += 8) hash += sc_memory_word((uint64_t)*next << lane);
     return hash;
 }

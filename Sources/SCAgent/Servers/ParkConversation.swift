@@ -1,4 +1,4 @@
-// The agent's side of a mover that wants sessions parked: which it knows, then park, then gone or resume.
+// The agent's side of a mover that wants sessions parked: which it knows, then park, then gone or resume; and leave, for some of them.
 
 import CProc
 import Glibc
@@ -14,6 +14,8 @@ final class ParkConversation {
     private var deadline: Deadline?
     /// Those that did not park.
     private var late: Set<ObjectIdentifier> = []
+    /// Those that do not park, and without which the mover goes on; nil: it goes on with all of them or none.
+    private var refusals: [ParkRefusal]?
     /// What goes with the answer of `find`.
     private(set) var memories: [SharedDescriptor] = []
 
@@ -72,7 +74,11 @@ final class ParkConversation {
             throw CheckpointError("the mover has ended the conversation", why: "connection closed", errno: ECONNRESET)
         }
         switch request.verb {
-        case "park": park(within: request.deadline ?? 1000)
+        case "park": park(within: request.deadline ?? 1000, partly: request.partly ?? false)
+        case "leave":
+            let sockets = Set(request.sockets ?? [])
+            for entry in continuations where sockets.contains(entry.inode) { forget(entry.continuation) }
+            conclude()
         case "gone":
             for entry in continuations where isParked(entry.continuation) { entry.continuation.server.gone(entry.continuation) }
         case "resume": resumeAll()
@@ -91,39 +97,65 @@ final class ParkConversation {
         if case .asked(let mover) = continuation.state { mover === self } else { false }
     }
 
-    private func resumeAll() {
-        deadline = nil
-        for entry in continuations where isParked(entry.continuation) || isAsked(entry.continuation) {
-            entry.continuation.server.resume(entry.continuation)
-        }
+    private func resume(_ continuation: RegisteredContinuation) {
+        if isParked(continuation) || isAsked(continuation) { continuation.server.resume(continuation) }
     }
 
-    private func park(within milliseconds: Int) {
-        (answers, late) = ([:], [])
+    private func resumeAll() {
+        deadline = nil
+        for entry in continuations { resume(entry.continuation) }
+    }
+
+    /// It stays, and is no longer this conversation's.
+    private func forget(_ continuation: RegisteredContinuation) {
+        resume(continuation)
+        answers[ObjectIdentifier(continuation)] = nil
+        late.remove(ObjectIdentifier(continuation))
+        continuations.removeAll { $0.continuation === continuation }
+    }
+
+    private func park(within milliseconds: Int, partly: Bool) {
+        (answers, late, refusals) = ([:], [], partly ? [] : nil)
         deadline = Deadline(milliseconds: milliseconds)
-        for (inode, continuation) in continuations {
-            guard servers.continuation(of: inode).map({ servers.parts(of: $0).contains { $0 === continuation } }) ?? false,
-                case .running = continuation.state
-            else { return fail("its session has ended, or is moving already") }
-            guard continuation.isAlone || continuation.part != nil else {
-                return fail("the session has \(continuation.channels.count) channels, and joins no group (sc_join)")
-            }
-            if continuation.server.isDead {
-                continuation.state = .asked(self)
-                continue
-            }
-            guard continuation.server.park(continuation, for: self, within: milliseconds) else {
-                return fail("process \(continuation.server.pid) does not read what it is told")
-            }
+        for entry in continuations where isWaiting {
+            if let why = ask(entry.continuation, entry.inode, within: milliseconds) { refuse(entry.continuation, why) }
         }
         // Nobody waits for the dead.
         for entry in continuations where entry.continuation.server.isDead { seize(entry.continuation, "its server has died") }
+        conclude()
+    }
+
+    /// Why not; nil: it has been asked.
+    private func ask(_ continuation: RegisteredContinuation, _ inode: UInt64, within milliseconds: Int) -> String? {
+        guard servers.continuation(of: inode).map({ servers.parts(of: $0).contains { $0 === continuation } }) ?? false,
+            case .running = continuation.state
+        else { return "its session has ended, or is moving already" }
+        guard continuation.isAlone || continuation.part != nil else {
+            return "the session has \(continuation.channels.count) channels, and joins no group (sc_join)"
+        }
+        guard !continuation.server.isDead else {
+            continuation.state = .asked(self)
+            return nil
+        }
+        return continuation.server.park(continuation, for: self, within: milliseconds)
+            ? nil : "process \(continuation.server.pid) does not read what it is told"
+    }
+
+    /// It does not park, and cannot be taken: the others go on without it, or none does.
+    private func refuse(_ continuation: RegisteredContinuation, _ why: String) {
+        guard isWaiting, let entry = continuations.first(where: { $0.continuation === continuation }) else { return }
+        guard refusals != nil, continuation.part == nil else { return fail(why) }
+        refusals?.append(ParkRefusal(socket: entry.inode, reason: why))
+        forget(continuation)
     }
 
     /// It does not park; with its memory the mover goes on.
     private func seize(_ continuation: RegisteredContinuation, _ why: String) {
         guard isWaiting else { return }
-        guard continuation.canBeSeized else { return fail(why) }
+        guard continuation.canBeSeized else {
+            refuse(continuation, why)
+            return conclude()
+        }
         continuation.state = .seized(self)
         late.insert(ObjectIdentifier(continuation))
         conclude()
@@ -131,7 +163,8 @@ final class ParkConversation {
 
     func parked(_ continuation: RegisteredContinuation, state: [UInt8], version: UInt32) {
         guard let entry = continuations.first(where: { $0.continuation === continuation }), let channel = continuation.channels.values.first else {
-            return fail("its session has no channel any longer")
+            refuse(continuation, "its session has no channel any longer")
+            return conclude()
         }
         answers[ObjectIdentifier(continuation)] = (
             ParkAnswer(
@@ -145,6 +178,7 @@ final class ParkConversation {
         guard isWaiting, answers.count + late.count == continuations.count else { return }
         deadline = nil
         var answer = LocalAnswer()
+        answer.refused = refusals
         answer.late = continuations.filter { late.contains(ObjectIdentifier($0.continuation)) }.map {
             LateAnswer(socket: $0.inode, part: $0.continuation.part?.name)
         }
@@ -165,14 +199,18 @@ final class ParkConversation {
     /// `isPassing`: it will be able to later.
     func failed(_ continuation: RegisteredContinuation, _ why: String, isPassing: Bool) {
         guard isWaiting else { return }
-        isPassing ? seize(continuation, why) : fail(why)
+        if isPassing { return seize(continuation, why) }
+        refuse(continuation, why)
+        conclude()
     }
 
     /// Its server has died, and will not answer.
     func died(_ continuation: RegisteredContinuation) { seize(continuation, "its server has died") }
 
     func ended(_ continuation: RegisteredContinuation) {
-        if isWaiting { fail("its session has ended") }
+        guard isWaiting else { return }
+        refuse(continuation, "its session has ended")
+        conclude()
     }
 
     private func fail(_ why: String) {
@@ -184,7 +222,7 @@ final class ParkConversation {
     /// Called now and then: gives up what takes too long.
     func look() {
         guard let deadline, deadline.hasPassed else { return }
-        for entry in continuations where isAsked(entry.continuation) {
+        for entry in continuations where isAsked(entry.continuation) && isWaiting {
             seize(entry.continuation, "process \(entry.continuation.server.pid) did not park in time")
         }
     }

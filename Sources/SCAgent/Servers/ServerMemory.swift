@@ -35,7 +35,7 @@ package struct ServerMemory {
             guard let record, record.number > 0 else { throw LoggedSession.lost("its server has exported nothing") }
             guard record.state_index < 2, record.state_length <= SC_WIRE_STATE,
                 let state = bytes(Int(record.state_length), at: start + UInt64(SC_MEMORY_STATES + record.state_index * UInt32(SC_WIRE_STATE))),
-                sc_memory_hash(0, state, UInt64(state.count)) == record.state_checksum
+                sc_memory_hash(0, 0, state, UInt64(state.count)) == record.state_checksum
             else { throw LoggedSession.lost("its exported state is damaged") }
             (session.state, session.stateVersion) = (state, record.state_version)
         }
@@ -104,9 +104,10 @@ package struct ServerMemory {
             guard record.sequence > 0, record.positions_count <= SC_MEMORY_LOGS else { return false }
             return withUnsafeBytes(of: record) { bytes in
                 let positions = MemoryLayout<sc_memory_record>.offset(of: \.positions)!
-                let head = sc_memory_hash(0, bytes.baseAddress, UInt64(MemoryLayout<sc_memory_record>.offset(of: \.checksum)!))
+                let checked = UInt64(MemoryLayout<sc_memory_record>.offset(of: \.checksum)!)
+                let head = sc_memory_hash(0, 0, bytes.baseAddress, checked)
                 let length = Int(record.positions_count) * MemoryLayout<sc_memory_position>.stride
-                return sc_memory_hash(head, bytes.baseAddress! + positions, UInt64(length)) == record.checksum
+                return sc_memory_hash(head, checked, bytes.baseAddress! + positions, UInt64(length)) == record.checksum
             }
         }.max { $0.sequence < $1.sequence }
     }

@@ -55,19 +55,18 @@ package final class ServerParking: SessionParking {
         return result
     }
 
-    package func park() throws(CheckpointError) -> ParkOutcome {
+    package func park(partly: Bool) throws(CheckpointError) -> ParkOutcome {
         var request = LocalRequest(verb: "park")
-        request.deadline = deadline
+        (request.deadline, request.partly) = (deadline, partly)
         let answer: LocalAnswer
         let files: [SharedDescriptor]
         do throws(CheckpointError) {
             (answer, files) = try AgentClient.converse(connection, request)
         } catch {
-            throw CheckpointError(
-                "a server does not park its session", why: error.why, errno: EBUSY,
-                advice: "The session goes on where it is; --force stops the server instead, and moves the session without its state")
+            throw .notParked(error.why)
         }
         var result = ParkOutcome()
+        for refusal in answer.refused ?? [] { result.refused[refusal.socket] = refusal.reason }
         result.late = Set((answer.late ?? []).map { ServerPart(socket: $0.socket, name: $0.part) })
         var offset = 0
         for parked in answer.parked ?? [] {
@@ -86,6 +85,7 @@ package final class ServerParking: SessionParking {
         return result
     }
 
+    package func leave(_ sockets: Set<UInt64>) { AgentClient.tell(connection, LocalRequest(verb: "leave", sockets: Array(sockets))) }
     package func resume() { AgentClient.tell(connection, LocalRequest(verb: "resume")) }
     package func gone() { AgentClient.tell(connection, LocalRequest(verb: "gone")) }
 }

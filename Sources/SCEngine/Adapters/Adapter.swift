@@ -68,38 +68,46 @@ struct RawAdapter: Adapter {
 }
 
 extension SessionCapture {
-    /// While the sessions run: what the adapter has to know of each; nil for each without an adapter.
-    package func learn(_ adapter: (any Adapter)?, options: [String: String]) throws(CheckpointError) -> [AdapterState?] {
-        var states: [AdapterState?] = []
-        for (index, session) in selected.enumerated() {
-            states.append(try adapter?.learn(session, socket: sockets[index], known: knownAdapter(of: index), options: options))
+    /// While the sessions run: what the adapter has to know of each, by its number in the selection; nothing without an adapter.
+    package func learn(_ adapter: (any Adapter)?, options: [String: String]) throws(CheckpointError) -> [Int: AdapterState] {
+        guard let adapter else { return [:] }
+        var states: [Int: AdapterState] = [:]
+        for index in selected.indices.reversed() {
+            do throws(CheckpointError) {
+                states[numbers[index]] = try adapter.learn(selected[index], socket: sockets[index], known: knownAdapter(of: index), options: options)
+            } catch { try leaveOut(index, error) }
         }
         return states
     }
 
     /// The captured channels as sessions, one each with its exact position; or all of them as the one session of a group.
     package func sessions(
-        _ channels: [TCPChannel], state: [UInt8], adapter: (any Adapter)?, learnt: [AdapterState?]
+        _ channels: [TCPChannel], state: [UInt8], adapter: (any Adapter)?, learnt: [Int: AdapterState]
     ) throws(CheckpointError) -> [Session] {
         if let group { return [try groupSession(group, channels)] }
         var sessions: [Session] = []
-        for (index, channel) in channels.enumerated() {
-            var position = learnt[index]
-            if let adapter, let known = position { position = try adapter.fix(known, channel: channel) }
-            guard let exported = try exported(by: index) else {
-                sessions.append(Session(id: id(of: index), channels: [channel], state: state, adapter: position))
-                continue
-            }
-            var channel = channel
-            channel.name = exported.role
-            // What the server had read since its export lies before its successor again: the queue begins earlier, and ends where it ended.
-            channel.receiveQueue = exported.input + channel.receiveQueue
-            channel.bytesRead &-= UInt64(exported.input.count)
-            sessions.append(
-                Session(
-                    id: id(of: index), channels: [channel], state: state.isEmpty ? exported.state : state,
-                    adapter: position ?? AdapterState(exported)))
+        for index in channels.indices.reversed() {
+            do throws(CheckpointError) {
+                sessions.append(try session(index, channels[index], state: state, adapter: adapter, learnt: learnt[numbers[index]]))
+            } catch { try leaveOut(index, error) }
         }
-        return sessions
+        return sessions.reversed()
+    }
+
+    private func session(
+        _ index: Int, _ channel: TCPChannel, state: [UInt8], adapter: (any Adapter)?, learnt: AdapterState?
+    ) throws(CheckpointError) -> Session {
+        var position = learnt
+        if let adapter, let known = position { position = try adapter.fix(known, channel: channel) }
+        guard let exported = try exported(by: index) else {
+            return Session(id: id(of: index), channels: [channel], state: state, adapter: position)
+        }
+        var channel = channel
+        channel.name = exported.role
+        // What the server had read since its export lies before its successor again: the queue begins earlier, and ends where it ended.
+        channel.receiveQueue = exported.input + channel.receiveQueue
+        channel.bytesRead &-= UInt64(exported.input.count)
+        return Session(
+            id: id(of: index), channels: [channel], state: state.isEmpty ? exported.state : state, adapter: position ?? AdapterState(exported))
     }
 }

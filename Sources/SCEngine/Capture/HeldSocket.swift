@@ -77,6 +77,12 @@ package final class HeldSocket {
             throw CheckpointError(
                 "descriptor \(fd) cannot be captured", why: "the connection ended meanwhile", errno: ENOTCONN, advice: "Nothing is left to move")
         }
+        // It may have come after the session was found movable. A peek would end before it, and its byte be lost.
+        guard !view.hasUrgentData else {
+            throw CheckpointError(
+                "descriptor \(fd) cannot be captured", why: "urgent data waits to be read (MSG_OOB); it would be lost", errno: EBUSY,
+                advice: "The session stays where it is")
+        }
         var channel = TCPChannel(local: local, peer: peer)
         channel.fd = fd
         channel.state = state

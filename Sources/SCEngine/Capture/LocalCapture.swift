@@ -11,13 +11,12 @@ package final class LocalCapture {
     private let group: SessionGroup
     private let copies: [SharedDescriptor]
     private let connections: [Int32]
-    private let unix: [UInt64: UnixSockets.Entry]
     private let digests: FileDigests
     private let baselines: LocalBaselines
 
     /// `connections`: duplicates of the group's TCP sockets, borrowed.
     package init(
-        _ group: SessionGroup, connections: [Int32], in namespace: NetworkNamespace, baselines: LocalBaselines, digests: FileDigests
+        _ group: SessionGroup, connections: [Int32], baselines: LocalBaselines, digests: FileDigests
     ) throws(CheckpointError) {
         (self.group, self.connections, self.baselines, self.digests) = (group, connections, baselines, digests)
         var copies: [SharedDescriptor] = []
@@ -32,7 +31,6 @@ package final class LocalCapture {
             copies.append(SharedDescriptor(copy))
         }
         self.copies = copies
-        unix = group.ends.contains { $0.kind == .unix } ? try UnixSockets(in: namespace).byInode : [:]
     }
 
     /// The channels by themselves, in the order of the group's ends. `withQueues` false: as an offer has them, of processes that run.
@@ -90,7 +88,7 @@ package final class LocalCapture {
 
     private func unixState(_ index: Int) throws(CheckpointError) -> UnixSocketState {
         let (end, raw) = (group.ends[index], copies[index].raw)
-        guard let entry = unix[end.inode] else {
+        guard let entry = group.unix[end.inode] else {
             throw CheckpointError("its state cannot be read", why: "it is not in the session's network namespace", errno: EXDEV)
         }
         if SocketView(raw).hasUrgentData {

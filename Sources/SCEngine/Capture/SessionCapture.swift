@@ -6,33 +6,43 @@ import SCImage
 
 /// Holds the sockets of the selected sessions. What it has touched it gives back when it ends, unless the sessions were let go.
 package final class SessionCapture {
-    package let selected: [SelectedSession]
-    package let sockets: [HeldSocket]
+    package internal(set) var selected: [SelectedSession]
+    package internal(set) var sockets: [HeldSocket]
+    /// By session, its number in the selection that this began with.
+    var numbers: [Int]
+    /// One that cannot be taken is left out, and the others go on (`LeftOut.swift`).
+    let isTolerant: Bool
+    /// All that were left out; in the end, when none is left to go on with, also the last one.
+    package internal(set) var leftOut: [LeftOut] = []
+    /// Those among them that are not given back yet.
+    var pending: [PendingReturn] = []
     package let namespace: NetworkNamespace
     private let drop: DropProgram
     private var baselines: [Bool: OptionBaseline] = [:]
     private let holders: [TargetProcess]
     /// Those of servers that may not answer when they are asked to park.
-    private let silent: [ServerPart: [TargetProcess]]
+    let silent: [ServerPart: [TargetProcess]]
     private let stopped: StoppedProcesses
-    private let parking: (any SessionParking)?
+    let parking: (any SessionParking)?
     /// What joins the processes of the one session that `selected` makes up; nil: each connection is a session.
     package let group: GroupCapture?
-    private var asked = ParkOutcome()
-    private var logged: [ServerPart: LoggedSession] = [:]
+    var asked = ParkOutcome()
+    var logged: [ServerPart: LoggedSession] = [:]
     private var isReleased = false
 
     /// Opens everything that can be opened while the sessions run. `isGuarded`: a guard continues the stopped processes should this tool die; a move
-    /// that has a keeper needs none. `parking`: the sessions it knows are parked by their servers; their processes run on.
+    /// that has a keeper needs none. `parking`: the sessions it knows are parked by their servers; their processes run on. `isTolerant`: one of several
+    /// sessions that cannot be taken is left out; not with a group, whose connections are one session.
     package init(
-        _ selected: [SelectedSession], isGuarded: Bool = true, parking: (any SessionParking)? = nil, group: GroupCapture? = nil
+        _ selected: [SelectedSession], isGuarded: Bool = true, isTolerant: Bool = false, parking: (any SessionParking)? = nil,
+        group: GroupCapture? = nil
     ) throws(CheckpointError) {
-        self.selected = selected
-        (self.parking, self.group) = (parking, group)
+        (self.parking, self.group, self.isTolerant) = (parking, group, isTolerant && group == nil)
         stopped = StoppedProcesses(isGuarded: isGuarded)
-        var sockets: [HeldSocket] = []
-        for session in selected { sockets.append(HeldSocket(try session.process.duplicate(session.channel.fd), fd: session.channel.fd)) }
-        self.sockets = sockets
+        let opened = try Self.open(selected, isTolerant: isTolerant && group == nil)
+        (sockets, numbers, leftOut, pending) = (opened.sockets, opened.numbers, opened.leftOut, opened.pending)
+        let selected = opened.numbers.map { selected[$0] }
+        self.selected = selected
         namespace = try NetworkNamespace.of(socket: sockets[0].raw)
         for socket in sockets.dropFirst() {
             guard try NetworkNamespace.of(socket: socket.raw).isSame(as: namespace) else {
@@ -54,38 +64,6 @@ package final class SessionCapture {
             if let entry = SessionRegistry.find(socket.raw) { socket.base = (entry.written, entry.read) }
         }
     }
-
-    /// Every process that has one of the connections open: all have to hold still, or one would read during the dump.
-    private static func holders(of selected: [SelectedSession]) -> [TargetProcess] {
-        guard !selected.isEmpty else { return [] }
-        var result: [Int32: TargetProcess] = [:]
-        // An agent that keeps a duplicate for its server reads nothing; stopped for a hold, it would serve nobody.
-        for session in selected where session.process.command != "sc-checkpoint" { result[session.process.pid] = session.process }
-        // A descriptor passed on at fork(2) is shared without a trace; one walk of /proc finds it for any number of sessions, while they run.
-        for holder in TargetProcess.holders(ofInodes: Set(selected.map(\.channel.inode))) where result[holder.pid] == nil {
-            if holder.command != "sc-checkpoint" { result[holder.pid] = holder }
-        }
-        return Array(result.values)
-    }
-
-    /// The processes of each server that may be late. One that has died has none: the agent keeps its descriptors, and reads nothing.
-    private static func silent(_ parking: (any SessionParking)?, _ selected: [SelectedSession]) -> [ServerPart: [TargetProcess]] {
-        guard let parking, !parking.seizable.isEmpty else { return [:] }
-        var result: [ServerPart: [TargetProcess]] = [:]
-        for session in selected where parking.seizable.contains(ServerPart(socket: session.channel.inode)) {
-            result[ServerPart(socket: session.channel.inode)] = holders(of: [session])
-        }
-        for group in parking.groups {
-            for part in group.parts where parking.seizable.contains(ServerPart(socket: group.socket, name: part.name)) {
-                let process = try? TargetProcess(pid: part.pid)
-                result[ServerPart(socket: group.socket, name: part.name)] = [process].compactMap(\.self).filter { $0.command != "sc-checkpoint" }
-            }
-        }
-        return result
-    }
-
-    /// Each of them once.
-    private var silentProcesses: [TargetProcess] { silent.values.flatMap(\.self).uniqued }
 
     /// The session's id from an earlier move, or a new one.
     package func id(of index: Int) -> SessionID { SessionRegistry.find(sockets[index].raw)?.id ?? .random() }
@@ -110,10 +88,11 @@ package final class SessionCapture {
 
     /// Refuses sessions that another move has taken, or that can no longer be moved, since they were selected. Called when nobody else can take them.
     package func requireMovable() throws(CheckpointError) {
-        for (flow, socket) in zip(flows, sockets) {
-            guard let reason = immovableReason(of: socket.view) else { continue }
-            throw CheckpointError(
-                "cannot move \(flow)", why: reason, errno: EBUSY, advice: "Look at it again with sc-checkpoint inspect; nothing has changed")
+        for index in sockets.indices.reversed() {
+            guard let reason = immovableReason(of: sockets[index].view) else { continue }
+            let error = CheckpointError(
+                "cannot move \(flows[index])", why: reason, errno: EBUSY, advice: "Look at it again with sc-checkpoint inspect; nothing has changed")
+            try leaveOut(index, error)
         }
     }
 
@@ -125,39 +104,12 @@ package final class SessionCapture {
         for process in holders { stopped.arm(process) }
     }
 
-    /// What its server said of the session when it parked, or what its memory and the dump say; nil when its process was only stopped.
-    package func exported(by index: Int) throws(CheckpointError) -> ParkedSession? {
-        let inode = selected[index].channel.inode
-        guard let logged = logged[ServerPart(socket: inode)] else { return asked.sessions[inode] }
-        let counted = sockets[index].counted
-        return try logged.resolve(read: counted.read, written: counted.written)
-    }
-
-    /// The session of the declared group or of the one that was found.
-    package func groupSession(_ group: GroupCapture, _ channels: [TCPChannel]) throws(CheckpointError) -> Session {
-        let parts = asked.sessions.values.first { !$0.parts.isEmpty }?.parts ?? []
-        var session = LoggedParts(
-            group.session(id(of: 0), channels), group.group, sockets.map { (read: $0.counted.read, written: $0.counted.written) })
-        let late = Set(asked.late.compactMap(\.name))
-        let logged = Dictionary(uniqueKeysWithValues: logged.compactMap { key, value in key.name.map { ($0, value) } })
-        return try session.complete(parts: parts, late: late, logged)
-    }
-
-    /// The form of the state that the sessions' servers export; 0: not known, or several.
-    package var stateVersion: UInt32 {
-        guard let versions = parking?.stateVersions, versions.count == selected.count, Set(versions.values).count == 1 else { return 0 }
-        return versions.first!.value
-    }
-
-    /// The most bytes of state that the servers can export, and of what dead ones have logged.
-    package var exportLimit: Int {
-        let servers = (parking?.sockets.count ?? 0) + (parking?.groups.reduce(0) { $0 + $1.parts.count } ?? 0)
-        return servers * exportedStateLimit + (parking?.orphanCount ?? 0) * loggedLimit
-    }
-
     /// The servers park and the processes stand still until `giveBack`, `letGo` or `keepHeld`.
     package func stop() throws(CheckpointError) {
-        if let parking { self.asked = try parking.park() }
+        if let parking {
+            self.asked = try parking.park(partly: isTolerant)
+            try leaveOutRefused(self.asked.refused)
+        }
         let toStop = (holders + self.asked.late.flatMap { silent[$0] ?? [] }).uniqued
         var asked: [TargetProcess] = []
         if let group, let signal = group.options.parkSignal {
@@ -170,27 +122,28 @@ package final class SessionCapture {
                 try stopped.stop(process)
             } catch {
                 // One that only shared the connection and has ended since (another run of this tool, a child that was about to exec) reads nothing more.
-                let isServer = selected.contains { $0.process.pid == process.pid }
-                guard error.errno == ESRCH, !isServer else { throw error }
+                guard error.errno == ESRCH else { throw error }
+                try leaveOutEnded(process, error)
             }
         }
-        if let parking, !self.asked.late.isEmpty { logged = try parking.seize(self.asked.late) }
+        try leaveOutClosed()
+        try seize()
     }
 
     /// Silences every socket; then reads it. The processes are stopped.
     package func capture() throws(CheckpointError) -> [TCPChannel] {
-        for socket in sockets { try socket.lock(with: drop.raw) }
+        for index in sockets.indices.reversed() {
+            do throws(CheckpointError) { try sockets[index].lock(with: drop.raw) } catch { try leaveOut(index, error) }
+        }
         try group?.cut(connections: sockets.map(\.raw))
-        return try dump()
-    }
-
-    private func dump() throws(CheckpointError) -> [TCPChannel] {
         var channels: [TCPChannel] = []
         channels.reserveCapacity(sockets.count)
-        for (session, socket) in zip(selected, sockets) {
-            channels.append(try socket.dump(options: baselines[session.channel.localAddress?.address.isIPv6 ?? false]!))
+        for index in sockets.indices.reversed() {
+            do throws(CheckpointError) {
+                channels.append(try sockets[index].dump(options: baselines[selected[index].channel.localAddress?.address.isIPv6 ?? false]!))
+            } catch { try leaveOut(index, error) }
         }
-        return channels
+        return channels.reversed()
     }
 
     /// Reads the sessions and lets them run on, undisturbed. No packet is dropped: the dump is taken without a lock and believed when nothing moved
@@ -204,21 +157,21 @@ package final class SessionCapture {
         try stop()
         try group?.cut(connections: sockets.map(\.raw))
         var channels: [TCPChannel] = []
-        for (session, socket) in zip(selected, sockets) {
-            let baseline = baselines[session.channel.localAddress?.address.isIPv6 ?? false]!
-            defer { socket.giveBack() }
-            var channel: TCPChannel?
-            for _ in 0..<5 where channel == nil {
-                channel = try unlockedDump(socket, baseline)
-                if channel == nil { socket.giveBack() }
-            }
-            if channel == nil {
-                try socket.lock(with: drop.raw)
-                channel = try socket.dump(options: baseline)
-            }
-            channels.append(channel!)
+        for index in sockets.indices.reversed() {
+            do throws(CheckpointError) { channels.append(try snapshot(index)) } catch { try leaveOut(index, error) }
         }
-        return channels
+        return channels.reversed()
+    }
+
+    private func snapshot(_ index: Int) throws(CheckpointError) -> TCPChannel {
+        let (socket, baseline) = (sockets[index], baselines[selected[index].channel.localAddress?.address.isIPv6 ?? false]!)
+        defer { socket.giveBack() }
+        for _ in 0..<5 {
+            if let channel = try unlockedDump(socket, baseline) { return channel }
+            socket.giveBack()
+        }
+        try socket.lock(with: drop.raw)
+        return try socket.dump(options: baseline)
     }
 
     /// A dump without a lock; nil when the connection moved meanwhile.
@@ -235,12 +188,12 @@ package final class SessionCapture {
 
     /// The sockets hear and speak again; the processes stay stopped.
     package func unlock() {
-        for socket in sockets { socket.giveBack() }
+        for socket in sockets + pending.compactMap(\.socket) { socket.giveBack() }
     }
 
     /// The sessions go on at the source. Packets may have been dropped meanwhile, so each peer is asked for its window.
     package func giveBack() {
-        for socket in sockets { socket.askForWindow() }
+        for socket in sockets + pending.compactMap(\.socket) { socket.askForWindow() }
         stopped.resume()
         parking?.resume()
     }
@@ -286,13 +239,5 @@ package final class SessionCapture {
     package func keepHeld() -> [TargetProcess] {
         for socket in sockets { socket.keepHeld() }
         return stopped.keepStopped()
-    }
-}
-
-extension [TargetProcess] {
-    /// Each process once, where it first stands.
-    fileprivate var uniqued: [TargetProcess] {
-        var seen: Set<Int32> = []
-        return filter { seen.insert($0.pid).inserted }
     }
 }

@@ -11,7 +11,7 @@ package struct Take {
     package init(_ capture: SessionCapture) { self.capture = capture }
 
     /// Captures, has `store` write the image, and only then keeps the hold. Whatever fails gives the sessions back.
-    package func run(state: [UInt8], adapterStates: [AdapterState?], adapter: (any Adapter)?, store: ([Session]) throws(CheckpointError) -> Void)
+    package func run(state: [UInt8], adapterStates: [Int: AdapterState], adapter: (any Adapter)?, store: ([Session]) throws(CheckpointError) -> Void)
         throws(CheckpointError) -> [HoldRecord]
     {
         guard capture.group == nil || capture.sockets.count == 1 else {

@@ -54,6 +54,11 @@ package final class EtcdFence: Fence {
         keeper = try LeaseKeeper(lease, EtcdClient(client.address, limit: limit), every: lifetime * 1000 / 3)
     }
 
+    package func withdraw(_ keys: [String]) {
+        let gone = Set(keys.map { "\(prefix)/\($0)" })
+        held.removeAll { gone.contains($0.key) }
+    }
+
     package func take() throws(CheckpointError) {
         guard let lease else { throw refusal(prefix, "it was not prepared", EINVAL, "") }
         for range in chunks(Self.longest) {

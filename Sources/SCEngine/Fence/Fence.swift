@@ -9,6 +9,8 @@ import SCImage
 package protocol Fence: AnyObject {
     /// Everything that takes time: reads who has the sessions, which must be nobody, `source`, or `owner` itself.
     func prepare(_ keys: [String], owner: String, source: String) throws(CheckpointError)
+    /// These do not come; before `take`.
+    func withdraw(_ keys: [String])
     /// All of the sessions or none. EBUSY: another target has one.
     func take() throws(CheckpointError)
     /// The records stay, as a directory of who has what, until somebody releases them. ESTALE: they were lost meanwhile.

@@ -38,7 +38,7 @@ extension GroupChannels {
         for (index, part) in declared.parts.enumerated() { group.members[index].role = part.name }
         let table = DescriptorTable(of: processes, only: Set(request.channels))
         group = try found(
-            group, root: processes[0].pid, request, table: table, unix: try UnixSockets(in: namespace).byInode,
+            group, root: processes[0].pid, request, table: table, unix: try table.unixSockets(in: namespace, besides: connections),
             own: declared.parts.map { Set($0.descriptors.map(\.fd)) })
         try rename(&group, as: declared)
         return group

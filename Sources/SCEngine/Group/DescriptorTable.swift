@@ -72,6 +72,12 @@ struct DescriptorTable {
         return fcntl(copy.raw, F_GETFL) & O_ACCMODE
     }
 
+    /// Those of the Unix sockets in it, and their peers; `besides` are none.
+    func unixSockets(in namespace: NetworkNamespace, besides connections: [SelectedSession]) throws(CheckpointError) -> [UInt64: UnixSockets.Entry] {
+        let inodes = Set(holders.keys.compactMap { $0.inode(of: "socket") }).subtracting(connections.map(\.channel.inode))
+        return inodes.isEmpty ? [:] : try UnixSockets(inodes, in: namespace).byInode
+    }
+
     /// What a descriptor points to; nil when it is not open.
     func link(of holder: Holder) -> String? { links[holder.pid]?.first { $0.fd == holder.fd }?.link }
 }

@@ -80,7 +80,7 @@ package final class GroupCapture: @unchecked Sendable {
     package var processesToStop: [TargetProcess] { declared == nil ? group.processesToStop : [] }
 
     private func capture(withQueues: Bool, connections: [Int32]) throws(CheckpointError) -> (LocalCapture, [LocalChannel]) {
-        let locals = try LocalCapture(group, connections: connections, in: namespace, baselines: baselines, digests: digests)
+        let locals = try LocalCapture(group, connections: connections, baselines: baselines, digests: digests)
         return (locals, try locals.capture(withQueues: withQueues))
     }
 

@@ -39,10 +39,11 @@ struct GroupChannels {
         _ former: SessionGroup, root: TargetProcess, _ request: GroupRequest, namespace: NetworkNamespace
     ) throws(CheckpointError) -> SessionGroup {
         var group = former
-        group.ends = []
+        (group.ends, group.unix) = ([], [:])
         for index in group.members.indices { group.members[index].descriptors = [] }
         let table = DescriptorTable(of: former.processesToStop)
-        var channels = GroupChannels(group, root: root.pid, request, table: table, unix: try UnixSockets(in: namespace).byInode, nil)
+        let unix = try table.unixSockets(in: namespace, besides: former.connections)
+        var channels = GroupChannels(group, root: root.pid, request, table: table, unix: unix, nil)
         for link in former.leftLinks { channels.decided[link] = false }
         return try channels.run()
     }
@@ -82,6 +83,7 @@ struct GroupChannels {
                 "the session ended meanwhile", why: "no process has \(channel.local) <- \(channel.peer) any longer", errno: ENOTCONN)
         }
         try connectUnixEnds()
+        for end in group.ends where end.kind == .unix { group.unix[end.inode] = unix[end.inode] }
         for member in members.indices.reversed() where isUnused(member) { drop(member) }
         group.nameDescriptors(connectionHolders: connectionHolders)
         group.leftLinks.formUnion(decided.filter { !$0.value }.keys)

@@ -47,6 +47,9 @@ package struct SessionGroup {
     /// What was left out and why, for a person.
     package var leftOut: [String] = []
 
+    /// What the kernel says of its Unix sockets, as of when the group was found.
+    package var unix: [UInt64: UnixSockets.Entry] = [:]
+
     /// The links (`pipe:[1]`) of what was left out.
     var leftLinks: Set<String> = []
 

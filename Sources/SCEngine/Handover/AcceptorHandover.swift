@@ -57,6 +57,13 @@ package final class AcceptorHandover: HandoverDriver {
             advice: "Start the receiving process first; it has to listen on that Unix socket")
     }
 
+    /// An acceptor waits for as many sessions as it was offered, so it is asked anew for those that are left.
+    package func withdraw(_ flows: Set<Flow>) throws(CheckpointError) {
+        try? send(AcceptorRequest(type: "cancel"))
+        connection = nil
+        try prepare(offers.filter { !flows.contains($0.flow) }, layout: layout)
+    }
+
     package func rebuild(_ session: Session) throws(CheckpointError) {
         if !canRepeat { try session.requireNoRepetition("the acceptor at \(path)") }
         try fresh.rebuild(session)

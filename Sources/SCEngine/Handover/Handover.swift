@@ -24,6 +24,8 @@ package protocol HandoverDriver: AnyObject {
     /// The sessions still run elsewhere: refuse here what would fail later, and ask the receiving process. `layout`: all offers are of one session of
     /// several processes, and these are its channels, without their queues and states.
     func prepare(_ offers: [SessionOffer], layout: Session?) throws(CheckpointError)
+    /// These do not come after all; before the first `rebuild`.
+    func withdraw(_ flows: Set<Flow>) throws(CheckpointError)
     /// Builds the session, silent.
     func rebuild(_ session: Session) throws(CheckpointError)
     /// The receiving process has everything and says that it is ready.
@@ -41,7 +43,7 @@ package protocol HandoverDriver: AnyObject {
 
     /// What another process needs to finish or undo the hand-over after a crash of this one; known after `prepare`.
     var record: HandoverRecord { get }
-    /// The processes that `rebuild` stops.
+    /// The processes that `rebuild` or `consent` stops.
     var processesToStop: [TargetProcess] { get }
     /// The sessions as they were rebuilt, for the keeper.
     var rebuiltSessions: [Session] { get }
@@ -53,6 +55,7 @@ package protocol HandoverDriver: AnyObject {
 
 extension HandoverDriver {
     package func confirm() {}
+    package func withdraw(_ flows: Set<Flow>) {}
     package func prepare(_ offers: [SessionOffer]) throws(CheckpointError) { try prepare(offers, layout: nil) }
 }
 

@@ -20,6 +20,8 @@ package final class TransplantHandover: HandoverDriver {
     private let namespace: NetworkNamespace
     private var route: MarkedRoute?
     private var guests: [Flow: Guest] = [:]
+    /// The server has brought the preludes into the sessions' states, and still runs.
+    private var aligned: [(session: Session, prelude: AlignedPrelude, guest: Guest)] = []
     private var rebuilt: [(session: Session, socket: RestoredSocket, guest: Guest)] = []
     /// The move's keeper continues them should this process die; a guard would do so too early.
     private let stopped = StoppedProcesses(isGuarded: false)
@@ -90,21 +92,32 @@ package final class TransplantHandover: HandoverDriver {
         }
     }
 
+    /// The server sees their preludes end as any client's connection.
+    package func withdraw(_ flows: Set<Flow>) {
+        for flow in flows { guests[flow] = nil }
+    }
+
     package func rebuild(_ session: Session) throws(CheckpointError) {
         try session.requireNoRepetition("a server that was never changed")
         for channel in session.channels {
             guard let guest = guests[Flow(channel)], let state = session.adapter else {
                 throw CheckpointError("the image holds a session that was not offered", why: "\(Flow(channel))", errno: EPROTO)
             }
-            var aligned = try adapter.align(state, channel: channel, prelude: guest.prelude)
+            aligned.append((session, try adapter.align(state, channel: channel, prelude: guest.prelude), guest))
+        }
+    }
+
+    /// The server agreed when it accepted the preludes and answered in them. It stands still only now: one process may have to answer in several.
+    package func consent() throws(CheckpointError) {
+        for case (var session, var prelude, let guest) in aligned {
             if stoppedPIDs.insert(guest.process.pid).inserted { try stopped.stop(guest.process) }
             let socket = try guest.process.duplicate(guest.fd)
-            try drain(guest.prelude, server: socket.raw, into: &aligned)
+            try drain(guest.prelude, server: socket.raw, into: &prelude)
             guest.prelude.vanish()
-            var moved = session
-            moved.channels = [channel.appending(aligned.surplus)]
-            rebuilt.append((moved, try RestoredSocket(moved.channels[0], onto: socket, in: namespace, isInPlace: true), guest))
+            session.channels = [session.channels[0].appending(prelude.surplus)]
+            rebuilt.append((session, try RestoredSocket(session.channels[0], onto: socket, in: namespace, isInPlace: true), guest))
         }
+        aligned = []
     }
 
     /// Reads what the stopped server has written until both its send queue and the prelude's receive queue are empty.
@@ -120,9 +133,6 @@ package final class TransplantHandover: HandoverDriver {
         } while !deadline.hasPassed
         throw CheckpointError("the server's output did not arrive", why: "\(cproc_siocoutq(server)) bytes are still on their way", errno: ETIMEDOUT)
     }
-
-    /// The server agreed when it accepted the prelude and answered in it.
-    package func consent() {}
 
     package func confirm() throws(CheckpointError) {
         for process in processesToStop { try process.requireAlive() }
@@ -167,7 +177,7 @@ package final class TransplantHandover: HandoverDriver {
     package var keepsakes: [Int32] { rebuilt.map(\.socket.raw) }
 
     package func discard() {
-        rebuilt = []
+        (rebuilt, aligned) = ([], [])
         stopped.resume()
         guests = [:]
         route = nil

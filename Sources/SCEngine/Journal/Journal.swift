@@ -21,6 +21,9 @@ package enum JournalState: String, Codable, Sendable {
     case steered
     /// Source: the sockets are ended here before the decision, since the target is in the same namespace; their sessions are with the keeper.
     case letGo
+    /// These of its sessions do not move, and their former owner has them already (source: `sockets`, by inode; target: `flows`, by number). Any number of times,
+    /// before the decision. `running`: the source has continued its processes.
+    case withdrawn
     /// Source, on disk before the target is told: only the target can give the sessions back from here on.
     case decided
     /// Target: these processes are about to be stopped.
@@ -162,7 +165,7 @@ package final class Journal {
     package static func isOpen(forSocket inode: UInt64) -> Bool {
         list().contains { migration, role in
             guard role == .source, let content = read(migration, role), let entry = try? content.entry(as: SourceEntry.self) else { return false }
-            return entry.sockets.contains { $0.inode == inode }
+            return entry.sockets.contains { $0.inode == inode } && !content.withdrawn("sockets").contains(inode)
         }
     }
 

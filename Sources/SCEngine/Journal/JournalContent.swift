@@ -45,6 +45,10 @@ extension Journal {
         }
 
         package func has(_ state: JournalState) -> Bool { lines.contains { $0.state == state } }
+        /// What the lines `withdrawn` name under this key.
+        package func withdrawn(_ key: String) -> Set<UInt64> {
+            Set(lines.filter { $0.state == .withdrawn }.flatMap { ($0.details[key] ?? "").split(separator: " ") }.compactMap { UInt64($0) })
+        }
         package func details(_ state: JournalState) -> [String: String] { lines.last { $0.state == state }?.details ?? [:] }
     }
 

@@ -72,6 +72,27 @@ package struct SourceEntry: Codable, Sendable {
     package var ending: [Int32]?
 }
 
+extension Journal.Content {
+    /// The source's entry, without what was withdrawn since; and the flows of that.
+    package func sourceEntry() throws(CheckpointError) -> (entry: SourceEntry, withdrawn: [Flow]) {
+        var entry = try entry(as: SourceEntry.self)
+        let gone = withdrawn("sockets")
+        guard !gone.isEmpty else { return (entry, []) }
+        let stays = zip(entry.flows, entry.sockets).filter { !gone.contains($1.inode) }
+        let left = zip(entry.flows, entry.sockets).filter { gone.contains($1.inode) }.compactMap(\.0.flow)
+        (entry.flows, entry.sockets) = (stays.map(\.0), stays.map(\.1))
+        return (entry, left)
+    }
+
+    /// The target's entry, without what was withdrawn since.
+    package func targetEntry() throws(CheckpointError) -> TargetEntry {
+        var entry = try entry(as: TargetEntry.self)
+        let gone = withdrawn("flows")
+        entry.flows = entry.flows.indices.filter { !gone.contains(UInt64($0)) }.map { entry.flows[$0] }
+        return entry
+    }
+}
+
 /// The target's entry.
 package struct TargetEntry: Codable, Sendable {
     package var writer = JournalWriter.own

@@ -57,10 +57,10 @@ extension KnownSession {
             let (flows, other, begun): ([FlowText], String, Int)
             switch role {
             case .source:
-                let entry = try content.entry(as: SourceEntry.self)
+                let entry = try content.sourceEntry().entry
                 (flows, other, begun) = (entry.flows, entry.target.description, entry.writer.time)
             case .target:
-                let entry = try content.entry(as: TargetEntry.self)
+                let entry = try content.targetEntry()
                 (flows, other, begun) = (entry.flows, entry.source, entry.writer.time)
             }
             let age = max(0, time(nil) - begun)

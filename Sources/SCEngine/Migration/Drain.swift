@@ -110,7 +110,7 @@ package final class Drain {
     }
 
     private func sort(_ indexes: [Int]) -> (living: [Int], ended: [Int]) {
-        let living = indexes.filter { sessions[$0].isThere }
+        let living = indexes.filter { !sessions[$0].selected.hasEnded }
         return (living, indexes.filter { !living.contains($0) })
     }
 
@@ -121,13 +121,27 @@ package final class Drain {
         request.target = options.targets[attempt.target].address
         let source = MigrationSource(request, moving: attempt.sessions.map { sessions[$0].selected })
         let outcome = Result { () throws(CheckpointError) in try source.run() }
+        let rest = noteLeftOut(source, attempt)
         switch outcome {
         case .success(let result):
-            plan.note(attempt, .moved)
+            plan.note(rest, .moved)
             if !request.dryRun { blackouts.append(result.blackout) }
-        case .failure(let error): fail(attempt, source, error)
+        case .failure(let error) where !rest.sessions.isEmpty: fail(rest, source, error)
+        // The last of them was left out too: that says nothing about the target.
+        case .failure: break
         }
         onAttempt(Attempt(target: request.target, sessions: attempt.sessions.count, outcome: outcome, timeline: source.timeline))
+    }
+
+    /// What is left of the attempt.
+    private func noteLeftOut(_ source: MigrationSource, _ attempt: DrainPlan.Attempt) -> DrainPlan.Attempt {
+        var rest = attempt
+        for left in source.leftOut {
+            let session = attempt.sessions[left.number]
+            rest.sessions.removeAll { $0 == session }
+            if left.hasEnded { plan.noteEnded([session]) } else { plan.noteLeftOut(session, left.reason) }
+        }
+        return rest
     }
 
     private func fail(_ attempt: DrainPlan.Attempt, _ source: MigrationSource, _ error: CheckpointError) {

@@ -3,7 +3,8 @@
 /// The plan of a drain. Sessions and targets are numbers, in the order in which they were given.
 ///
 /// Fresh sessions go in batches, to the target that has the fewest for its weight. The sessions of a batch that failed are tried there one by one, after
-/// the fresh ones, and each that fails again goes to the next target, alone. A target that refuses several times in a row is asked last.
+/// the fresh ones, and each that fails again goes to the next target, alone. One that its own host holds back is tried once more, alone.
+/// A target that refuses several times in a row is asked last.
 package struct DrainPlan {
     /// One move to be tried.
     package struct Attempt: Equatable, Sendable {
@@ -67,6 +68,8 @@ package struct DrainPlan {
     /// By session: the targets where a batch with it failed (the last one last), and those that refused it alone.
     private var suspected: [[Int]]
     private var refused: [[Refusal]]
+    /// By session: a batch went on without it.
+    private var leftOut: [Bool]
     /// The target that could not be reached a moment ago: others come first.
     private var resting: Int?
 
@@ -78,6 +81,7 @@ package struct DrainPlan {
         waiting = Array(groups.indices)
         suspected = groups.map { _ in [] }
         refused = groups.map { _ in [] }
+        leftOut = groups.map { _ in false }
     }
 
     // MARK: What comes next
@@ -134,7 +138,9 @@ package struct DrainPlan {
         return others.isEmpty ? last : nil
     }
 
-    private func isAlone(_ session: Int, at target: Int) -> Bool { !refused[session].isEmpty || suspected[session].contains(target) }
+    private func isAlone(_ session: Int, at target: Int) -> Bool {
+        leftOut[session] || !refused[session].isEmpty || suspected[session].contains(target)
+    }
 
     private mutating func settleHopeless() {
         for session in waiting where !targets.indices.contains(where: { targets[$0].isLive && !hasRefused(session, $0) }) {
@@ -182,6 +188,12 @@ package struct DrainPlan {
     package mutating func noteEnded(_ sessions: [Int]) {
         for session in sessions { fates[session] = .ended }
         forgetSettled()
+    }
+
+    /// It was left out of its batch, for a reason that is no target's: it is tried alone, after the fresh ones, and stays when that fails in the same way.
+    package mutating func noteLeftOut(_ session: Int, _ reason: String) {
+        if leftOut[session] { return keep([session], reason) }
+        leftOut[session] = true
     }
 
     /// All that still wait stay.

@@ -14,13 +14,6 @@ package struct DrainSession {
         let channel = selected.channel
         return Flow(client: channel.peerAddress ?? channel.localAddress!, service: channel.localAddress!)
     }
-
-    /// The process has the connection still.
-    var isThere: Bool {
-        guard let copy = selected.process.duplicate(selected.channel.fd, withInode: selected.channel.inode) else { return false }
-        guard let info = SocketView(copy.raw).tcpInfo, let state = TCPState(rawValue: info.state) else { return false }
-        return state.isMovable
-    }
 }
 
 /// The sessions to move, found before the first one moves.

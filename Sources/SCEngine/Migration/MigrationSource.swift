@@ -4,44 +4,6 @@ import CProc
 import Glibc
 import SCImage
 
-/// What the user asked for.
-package struct MigrationRequest: Sendable {
-    package var target: TargetAddress
-    package var handover: Handover
-    package var steering: SteeringChoice = .nftForward
-    /// The target's address on the link, when it cannot be told from its answer.
-    package var via: IPAddress?
-    package var adapterOptions: [String: String] = [:]
-    package var state: [UInt8] = []
-    /// Milliseconds that the target may be silent.
-    package var deadline = 10_000
-    package var dryRun = false
-    /// `etcd://HOST:PORT/PREFIX`: the target takes the sessions there before it activates them.
-    package var fence: String?
-    package var shell = ["ssh"]
-    package var program = "sc-checkpoint"
-    /// Finds the servers that take part among the holders of these sockets (by inode); nil: none does. Without it processes are stopped.
-    package var parking: (@Sendable (Set<UInt64>) throws(CheckpointError) -> (any SessionParking)?)?
-
-    /// The sessions are one, served by several processes; nil: each connection is a session.
-    package var group: GroupOptions?
-
-    package init(target: TargetAddress, handover: Handover) { (self.target, self.handover) = (target, handover) }
-}
-
-/// What became of it.
-package struct MigrationResult: Sendable {
-    package var migrated: [Flow]
-    package var refused: [(flow: Flow, reason: String)]
-    /// From the moment the first packet was held to the moment the last held packet was let go, in nanoseconds.
-    package var blackout: UInt64
-    package var timeline: Timeline
-    /// The target's name, and the process that has the sessions now.
-    package var host: String
-    /// Of a session of several processes, as it was moved or would be.
-    package var group: GroupCapture?
-}
-
 /// Moves the sessions. On any error before the decision the sessions go on at the source and nothing is left behind.
 package final class MigrationSource {
     private let request: MigrationRequest
@@ -55,6 +17,8 @@ package final class MigrationSource {
     package private(set) var isReaching = false
     /// The target's answer was no.
     private var isRefused = false
+    /// What the move went on without, also of one that failed; all of its sessions when none was left to move.
+    package private(set) var leftOut: [LeftOut] = []
     private let progress: (Stage) -> Void
 
     /// Moves these sessions, which are of one network namespace.
@@ -94,9 +58,11 @@ package final class MigrationSource {
         // A group is stopped as a whole: a server that parks its part alone would leave the others running.
         let parking = group == nil ? try request.parking?(Set(selection.chosen.map(\.channel.inode))) : nil
         if let declared = try parking?.group(of: selection.chosen) { group = declared }
-        let capture = try SessionCapture(selection.chosen, isGuarded: false, parking: parking, group: group)
         let adapter = try chosenAdapter()
+        let capture = try SessionCapture(selection.chosen, isGuarded: false, isTolerant: true, parking: parking, group: group)
+        defer { leftOut = wholeStory(of: capture.leftOut) }
         let adapterStates = try capture.learn(adapter, options: request.adapterOptions)
+        capture.resumeLeftOut()
         isReaching = true
         let link = try PeerLink.open(request.target, shell: request.shell, program: request.program, timeout: request.deadline)
         isReaching = false
@@ -108,25 +74,34 @@ package final class MigrationSource {
             throw error
         }
         var result = MigrationResult(
-            migrated: capture.flows,
+            migrated: [],
             refused: selection.refused.map {
                 (Flow(client: $0.channel.peerAddress ?? $0.channel.localAddress!, service: $0.channel.localAddress!), $0.channel.reason ?? "")
             },
-            blackout: 0, timeline: timeline, host: answer.host, group: group)
-        if request.dryRun {
-            result.migrated = []
-            return result
-        }
+            leftOut: capture.leftOut, blackout: 0, timeline: timeline, host: answer.host, group: group)
+        if request.dryRun { return result }
         try move(capture, adapter, adapterStates, answer, link)
-        result.timeline = timeline
+        (result.migrated, result.leftOut, result.timeline) = (capture.flows, wholeStory(of: capture.leftOut), timeline)
         result.blackout = timeline.span(.park, .release)
         return result
+    }
+
+    /// One that its server was just closing has closed by now.
+    private func wholeStory(of leftOut: [LeftOut]) -> [LeftOut] {
+        leftOut.map { left in
+            var left = left
+            left.hasEnded = left.hasEnded || selection.chosen[left.number].hasEnded
+            return left
+        }
     }
 
     // MARK: For debugging
 
     /// They run on; what they are like now is read as a snapshot is.
-    private func keepRefused(_ capture: SessionCapture, _ adapter: (any Adapter)?, _ states: [AdapterState?], _ error: CheckpointError) {
+    private func keepRefused(_ capture: SessionCapture, _ adapter: (any Adapter)?, _ states: [Int: AdapterState], _ error: CheckpointError) {
+        // What cannot be read for this is refused all the same.
+        let leftOut = capture.leftOut
+        defer { capture.leftOut = leftOut }
         guard FailedMove.keep != nil, let channels = try? capture.snapshot() else { return }
         keep(.refused, (try? capture.sessions(channels, state: request.state, adapter: adapter, learnt: states)) ?? [], error)
     }
@@ -144,7 +119,7 @@ package final class MigrationSource {
         return try SCEngine.adapter(named: name)
     }
 
-    private func offer(_ capture: SessionCapture, _ states: [AdapterState?], over link: PeerLink) throws(CheckpointError) -> Answer {
+    private func offer(_ capture: SessionCapture, _ states: [Int: AdapterState], over link: PeerLink) throws(CheckpointError) -> Answer {
         var offer = Offer()
         offer.migration = migration
         offer.tool = "sc-checkpoint \(toolVersion)"
@@ -155,7 +130,8 @@ package final class MigrationSource {
         offer.handover = request.handover
         if case .onto(let pid, let adapter, let options) = request.handover {
             offer.handover = .onto(
-                pid: pid, adapter: adapter, options: options + states.compactMap { $0 }.map { "state=\($0.bytes.map(hexadecimal).joined())" })
+                pid: pid, adapter: adapter,
+                options: options + capture.numbers.compactMap { states[$0] }.map { "state=\($0.bytes.map(hexadecimal).joined())" })
         }
         offer.queueBytes = UInt64(selection.chosen.reduce(0) { $0 + $1.channel.receiveQueue + $1.channel.sendQueue })
         offer.stateBytes = UInt64(request.state.count + capture.exportLimit + (capture.group?.state.count ?? 0))
@@ -182,7 +158,7 @@ package final class MigrationSource {
     }
 
     private func move(
-        _ capture: SessionCapture, _ adapter: (any Adapter)?, _ states: [AdapterState?], _ answer: Answer, _ link: PeerLink
+        _ capture: SessionCapture, _ adapter: (any Adapter)?, _ states: [Int: AdapterState], _ answer: Answer, _ link: PeerLink
     ) throws(CheckpointError) {
         // The transaction is not to be torn by a Ctrl-C in its middle.
         let signals = BlockedSignals()
@@ -193,7 +169,10 @@ package final class MigrationSource {
         do throws(CheckpointError) {
             try stage(.prepare, link) { () throws(CheckpointError) in try transaction.prepare() }
             urgency = Urgency()
-            try stage(.park, link) { () throws(CheckpointError) in try capture.stop() }
+            try stage(.park, link) { () throws(CheckpointError) in
+                try capture.stop()
+                try transaction.leaveOut()
+            }
             try stage(.freeze, link) { () throws(CheckpointError) in
                 if answer.isReturning {
                     // The target passes these flows on to us: it parks them first. What is already on its way and comes
@@ -204,13 +183,15 @@ package final class MigrationSource {
                 try transaction.freeze()
             }
             let sessions = try stage(.capture, link) { () throws(CheckpointError) in
-                try capture.sessions(capture.capture(), state: request.state, adapter: adapter, learnt: states)
+                let sessions = try capture.sessions(capture.capture(), state: request.state, adapter: adapter, learnt: states)
+                try transaction.leaveOut()
+                return sessions
             }
             if FailedMove.keep != nil { captured = sessions }
             if answer.isSameNamespace { try transaction.letGoEarly(sessions) }
             try stage(.transfer, link) { () throws(CheckpointError) in
                 for session in sessions { try link.send(.session(session)) }
-                try link.report(.transfer)
+                try link.report(.transfer, withdrawn: transaction.withdrawn)
             }
             try stage(.rebuild, link) { () throws(CheckpointError) in try link.expect(.rebuild) }
             try stage(.consent, link) { () throws(CheckpointError) in try link.expect(.consent) }

@@ -5,7 +5,7 @@
 //        <───────────────────────────────── answer
 //   report(freeze) ────────────────────────> parks what it passes on today (only when asked: a session that returns)
 //        <───────────────────────────────── report(freeze)
-//   sessions, report(transfer) ────────────> rebuilds
+//   sessions, report(transfer) ────────────> rebuilds (the report names what was offered and does not come)
 //        <───────────────────────────────── report(rebuild, consent)
 //   report(decide) ────────────────────────> activates, delivers
 //        <───────────────────────────────── report(activate)
@@ -119,10 +119,11 @@ package final class PeerLink {
         }
     }
 
-    /// Says that stages are done, which is also the signal to go on.
-    package func report(_ stages: Stage...) throws(CheckpointError) {
-        let now = monotonicNanoseconds()
-        try send(.report(Report(stages: stages.map { Timing(stage: $0.rawValue, startNanoseconds: now, durationNanoseconds: 0) })))
+    /// Says that a stage is done, which is also the signal to go on. `withdrawn`: the offer's flows, by number, that do not come.
+    package func report(_ stage: Stage, withdrawn: [Int] = []) throws(CheckpointError) {
+        var report = Report(stages: [Timing(stage: stage.rawValue, startNanoseconds: monotonicNanoseconds(), durationNanoseconds: 0)])
+        report.withdrawn = withdrawn
+        try send(.report(report))
     }
 
     /// Waits for the report that ends with `stage`.

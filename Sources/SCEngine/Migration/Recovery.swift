@@ -29,13 +29,15 @@ package enum Recovery {
         }
     }
 
-    /// What a keeper's successor does. The journal may be looked at by another process this moment, so the first attempts may fail.
-    package static func recoverKept(_ migration: MigrationID, _ role: JournalRole, _ kept: KeptDescriptors) {
+    /// What a keeper's successor does. The journal may be looked at by another process this moment, so the first attempts may fail. nil: there is none any longer.
+    package static func recoverKept(_ migration: MigrationID, _ role: JournalRole, _ kept: KeptDescriptors) -> RecoveryOutcome? {
         let deadline = Deadline(milliseconds: doubtLimit)
         repeat {
-            guard recover(migration, role, within: deadline, kept: kept, orEnd: true) == .busy else { return }
+            let outcome = recover(migration, role, within: deadline, kept: kept, orEnd: true)
+            guard outcome == .busy else { return outcome }
             pause(microseconds: 2000)
         } while !deadline.hasPassed
+        return .busy
     }
 
     /// Removes rules without a flow and registry entries without a socket from this process's network namespace.

@@ -27,16 +27,19 @@ package final class SourceRecovery {
     private let entry: SourceEntry
     private let kept: KeptDescriptors
     private let flows: [Flow]
+    /// They are served here again. Only what was parked of theirs may still wait at the link, for the move's end.
+    private let withdrawn: [Flow]
     private var sockets: [HeldSocket] = []
-    private var areHoldersStopped = true
+    private var areHoldersStopped: Bool
 
     /// While the target gives no account, the server stands still for this long at most; then it goes on without these sessions.
     private static let grace = 2000
 
     package init(_ journal: Journal, _ content: Journal.Content, kept: KeptDescriptors) throws(CheckpointError) {
         (self.journal, self.content, self.kept) = (journal, content, kept)
-        entry = try content.entry(as: SourceEntry.self)
+        (entry, withdrawn) = try content.sourceEntry()
         flows = entry.flows.compactMap(\.flow)
+        areHoldersStopped = content.details(.withdrawn)["running"] == nil
         guard entry.writer.isOfThisBoot else { return }
         for record in entry.sockets {
             guard let descriptor = Self.descriptor(of: record, kept) else { continue }
@@ -112,12 +115,14 @@ package final class SourceRecovery {
             sweepSteering(in: namespace)
             return nil
         }
-        return try adoptSourceSteering(content.details(.steered), flows: flows, in: namespace)
+        let steering = try adoptSourceSteering(content.details(.steered), flows: flows, in: namespace)
+        if !withdrawn.isEmpty { try steering.adopt(left: withdrawn) }
+        return steering
     }
 
     private func giveBack() throws(CheckpointError) -> RecoveryOutcome {
         let steering = try adoptSteering()
-        if content.has(.letGo) { takeBack() }
+        let isWhole = !content.has(.letGo) || takeBack()
         for socket in sockets where !content.has(.letGo) { socket.giveBack() }
         steering?.rollBack()
         SourceEntry.Local.putBack(entry.locals ?? [])
@@ -126,20 +131,24 @@ package final class SourceRecovery {
         continueHolders()
         steering?.finish()
         journal.remove()
-        return sockets.isEmpty ? .lost : .returned
+        return sockets.isEmpty || !isWhole ? .lost : .returned
     }
 
-    /// The sockets were emptied for a target in the same namespace; their sessions are in the keeper's file.
-    private func takeBack() {
-        guard let file = kept.files.first, let sessions = try? readSessionFile(file), let namespace else { return }
-        for (socket, channel) in zip(sockets, sessions.flatMap(\.untouched)) {
+    /// The sockets were emptied for a target in the same namespace; their sessions are in the keeper's file. False: some could not be put back.
+    private func takeBack() -> Bool {
+        guard let file = kept.files.first, let sessions = try? readSessionFile(file), let namespace else { return false }
+        let deadline = Deadline(milliseconds: takeBackLimit)
+        let channels = sessions.flatMap(\.untouched).filter { !withdrawn.contains(Flow($0)) }
+        var isWhole = true
+        for (socket, channel) in zip(sockets, channels) {
             // A socket that still has its connection was not emptied yet.
             if socket.view.peer != nil {
                 socket.giveBack()
                 continue
             }
-            SCEngine.takeBack(channel, into: socket, in: namespace)
+            isWhole = (try? SCEngine.takeBack(channel, into: socket, in: namespace, within: deadline)) != nil && isWhole
         }
+        return isWhole
     }
 
     private func letGo(_ link: PeerLink) throws(CheckpointError) -> RecoveryOutcome {

@@ -16,16 +16,19 @@ final class SourceTransaction {
     private var steering: (any SourceSteering)?
     private var local: LocalReturn?
     private var isDecided = false
+    private let offered: [Flow]
     /// After `settle`: nobody has the sessions any longer.
     private(set) var areLost = false
 
     init(_ migration: MigrationID, _ request: MigrationRequest, _ capture: SessionCapture, _ answer: Answer) {
         (self.migration, self.request, self.capture, self.answer) = (migration, request, capture, answer)
+        offered = capture.flows
     }
 
     /// Everything that takes milliseconds, while the sessions run. The journal comes first: what it names may be left behind by a crash.
     func prepare() throws(CheckpointError) {
         try capture.requireMovable()
+        try leaveOut()
         let record = try capture.journalRecord()
         journal = try Journal(
             migration, .source,
@@ -46,6 +49,30 @@ final class SourceTransaction {
         try journal?.note(.steered, steering.record, durably: true)
         // Only now, with the namespace's steering lock held, is it sure that no other move has the sessions.
         try capture.requireMovable()
+        try leaveOut()
+    }
+
+    /// The offer's flows, by number, that do not come.
+    var withdrawn: [Int] {
+        let moving = Set(capture.flows)
+        return offered.indices.filter { !moving.contains(offered[$0]) }
+    }
+
+    /// Gives those back that the capture has left out; the others go on. Before the transfer only: from then on all move or none. Throws when the move
+    /// cannot go on without them.
+    func leaveOut() throws(CheckpointError) {
+        let left = capture.pending
+        guard !left.isEmpty else { return }
+        // A session that lives on has to be left alone by everybody who has heard of the whole batch.
+        let canStay = !answer.isReturning && steering?.canLeave ?? true
+        guard answer.takesFewer, canStay || left.allSatisfy(\.left.hasEnded) else {
+            throw (left.first { !$0.left.hasEnded } ?? left[0]).left.error
+        }
+        capture.unlockLeftOut()
+        try steering?.leave(left.map(\.left.flow))
+        capture.resumeLeftOut()
+        // What was noted is served again: nobody who reads it may touch it.
+        try journal?.note(.withdrawn, ["sockets": left.map { String($0.inode) }.joined(separator: " ")], durably: false)
     }
 
     func freeze() throws(CheckpointError) { try steering?.freeze() }
@@ -93,7 +120,7 @@ final class SourceTransaction {
     /// is left to the keeper, which goes on asking.
     func settle(_ error: CheckpointError) throws(CheckpointError) {
         guard isDecided else {
-            giveBack()
+            try giveBack(after: error)
             throw error
         }
         let deadline = Deadline(milliseconds: request.deadline)
@@ -101,7 +128,7 @@ final class SourceTransaction {
         case .active:
             do throws(CheckpointError) { try steer() } catch { throw leftToKeeper(error) }
         case .discarded:
-            giveBack()
+            try giveBack(after: error)
             throw error
         case .lost:
             giveUp()
@@ -114,16 +141,30 @@ final class SourceTransaction {
         }
     }
 
-    /// The sessions go on here, as if nothing had been.
-    private func giveBack() {
-        local?.takeBack()
+    /// The sessions go on here, as if nothing had been. Throws when some cannot: what they were let go for still has their addresses.
+    private func giveBack(after error: CheckpointError) throws(CheckpointError) {
+        let failed = local?.takeBack() ?? []
         // Open ears first, then this host may answer, then what was parked arrives.
         capture.unlock()
         steering?.rollBack()
         capture.giveBack()
         steering?.finish()
-        journal?.remove()
-        keeper?.dismiss()
+        guard let first = failed.first else {
+            journal?.remove()
+            keeper?.dismiss()
+            return
+        }
+        areLost = true
+        let inodes = capture.selected.map(\.channel.inode)
+        let returned = inodes.indices.filter { index in !failed.contains { $0.index == index } }
+        // The keeper tries once more when this process has ended, with what is left; it must not touch the others, nor continue processes that run.
+        try? journal?.note(
+            .withdrawn, ["sockets": returned.map { String(inodes[$0]) }.joined(separator: " "), "running": "yes"], durably: false)
+        throw CheckpointError(
+            "\(failed.count) of \(inodes.count) sessions cannot be taken back (\(error.what): \(error.why))",
+            why: "\(capture.flows[first.index]): \(first.error.why)", errno: first.error.errno,
+            advice: "Another process of this host has their addresses: ss -tnp. They end unless it ends within seconds; see sc-checkpoint recover",
+            outcome: .needsRecovery)
     }
 
     /// Nobody has the sessions any longer: their clients are told by the kernel.
@@ -156,23 +197,31 @@ private final class LocalReturn {
         try capture.releaseSockets()
     }
 
-    func takeBack() {
-        for (socket, channel) in zip(capture.sockets, sessions.flatMap(\.untouched)) {
-            SCEngine.takeBack(channel, into: socket, in: capture.namespace)
+    /// Those of which it failed, by their number in the capture.
+    func takeBack() -> [(index: Int, error: CheckpointError)] {
+        let deadline = Deadline(milliseconds: takeBackLimit)
+        var failed: [(index: Int, error: CheckpointError)] = []
+        for (index, channel) in sessions.flatMap(\.untouched).enumerated() {
+            do throws(CheckpointError) {
+                try SCEngine.takeBack(channel, into: capture.sockets[index], in: capture.namespace, within: deadline)
+            } catch { failed.append((index, error)) }
         }
+        return failed
     }
 }
 
 /// Puts a connection back into the socket that it was let go from. The target tells of its failure before it has closed its own sockets, and until then
 /// theirs are the 4-tuples.
-func takeBack(_ channel: TCPChannel, into socket: HeldSocket, in namespace: NetworkNamespace) {
-    let deadline = Deadline(milliseconds: 5000)
+func takeBack(_ channel: TCPChannel, into socket: HeldSocket, in namespace: NetworkNamespace, within deadline: Deadline) throws(CheckpointError) {
     while true {
         do throws(CheckpointError) {
             return try RestoredSocket(channel, onto: socket.duplicate(), in: namespace, isInPlace: true).activate()
         } catch {
-            guard error.errno == EADDRNOTAVAIL, !deadline.hasPassed else { return }
+            guard error.errno == EADDRNOTAVAIL, !deadline.hasPassed else { throw error }
             pause(microseconds: 1000)
         }
     }
 }
+
+/// Milliseconds for all sessions of a move. Their clients wait.
+let takeBackLimit = 5000

@@ -19,7 +19,7 @@ package final class TargetRecovery {
     package func run() -> Standing.State {
         if content.has(.active) { return .active }
         if content.has(.lost) { return .lost }
-        guard let entry = try? content.entry(as: TargetEntry.self) else { return .busy }
+        guard let entry = try? content.targetEntry() else { return .busy }
         guard entry.writer.isOfThisBoot else {
             guard content.has(.activating) else {
                 journal.remove()

@@ -1,5 +1,6 @@
 // Sessions of servers that take part: they hold still because they were asked to, and say what their state is.
 
+import Glibc
 import SCImage
 
 /// What a server said of one of its sessions when it parked.
@@ -65,6 +66,8 @@ package struct ParkOutcome: Sendable {
     package var sessions: [UInt64: ParkedSession] = [:]
     /// Those that do not park, and can be taken all the same: stop their processes, then `seize`.
     package var late: Set<ServerPart> = []
+    /// By socket, why a session is not parked, when the others were to be parked all the same.
+    package var refused: [UInt64: String] = [:]
 
     package init() {}
 }
@@ -82,16 +85,26 @@ package protocol SessionParking: AnyObject {
     var seizable: Set<ServerPart> { get }
     /// How many of those have died.
     var orphanCount: Int { get }
-    /// Returns when no server touches its sessions any longer, but for the late ones; throws when one does not park in time and cannot be late, and then
-    /// none is parked.
-    func park() throws(CheckpointError) -> ParkOutcome
+    /// Returns when no server touches its sessions any longer, but for the late ones. A session that is not parked in time, and cannot be late, is among the
+    /// refused (`partly`), and the others are parked; without `partly`, and when it is the last, this throws, and none is parked.
+    func park(partly: Bool) throws(CheckpointError) -> ParkOutcome
     /// What the memory says of these, while their processes stand still; the channels' counters complete it. Of the other processes of their sessions it
     /// says how far their channels came.
     func seize(_ late: Set<ServerPart>) throws(CheckpointError) -> [ServerPart: LoggedSession]
+    /// These stay, whatever becomes of the others; they are no longer asked about.
+    func leave(_ sockets: Set<UInt64>)
     /// The sessions stay: their servers go on with them.
     func resume()
     /// The sessions are served elsewhere: their servers close what is left.
     func gone()
+}
+
+extension CheckpointError {
+    package static func notParked(_ why: String) -> CheckpointError {
+        CheckpointError(
+            "a server does not park its session", why: why, errno: EBUSY,
+            advice: "The session goes on where it is; --force stops the server instead, and moves the session without its state")
+    }
 }
 
 /// The most bytes of state that a server exports of one session (SC_STATE_MAX of sc.h).

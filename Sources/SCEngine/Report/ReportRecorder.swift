@@ -59,6 +59,11 @@ package final class ReportRecorder {
         report.total = monotonicNanoseconds() - origin
         report.take(result.timeline)
         report.outcome = dryRun ? .accepted : .moved
+        for left in result.leftOut {
+            let (client, service) = (left.flow.client.description, left.flow.service.description)
+            report.sessions.removeAll { $0.client == client && $0.service == service }
+            report.refused.append(.init(client: client, service: service, reason: left.reason))
+        }
         report.targetHost = result.host
         report.blackout = result.blackout
         try write()

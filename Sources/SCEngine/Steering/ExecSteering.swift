@@ -71,6 +71,10 @@ final class ExecSteering: SourceSteering {
         try say("release")
     }
 
+    /// Of ended ones only: they are not worth a word to whoever switches the path.
+    func leave(_ flows: [Flow]) throws(CheckpointError) { try inner.leave(flows) }
+    func adopt(left: [Flow]) throws(CheckpointError) { try inner.adopt(left: left) }
+
     func finish() {
         if isRolledBack { try? say("rollback") }
         inner.finish()

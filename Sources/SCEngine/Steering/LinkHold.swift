@@ -7,7 +7,9 @@ import SCImage
 /// The rules of one namespace for the flows of one move. Names of its states are those of the sets (`LinkRules`).
 package final class LinkHold {
     let namespace: NetworkNamespace
-    let flows: [Flow]
+    private(set) var flows: [Flow]
+    /// Flows of sessions that stay here, and of which packets are parked among those of the others.
+    var staying: [Flow] = []
     let rules: LinkRules
     private let nft: OwnedDescriptor
     let route: OwnedDescriptor
@@ -17,6 +19,8 @@ package final class LinkHold {
     package let nextHop: IPAddress?
     /// The sets that the flows are in.
     var present: Set<String> = []
+    /// By set, the flows that are not: a former process was about to leave them out.
+    var missing: [String: Set<Flow>] = [:]
     var isFlushed = false
     /// Where an earlier move has sent the flows.
     var formerHop: IPAddress?
@@ -83,6 +87,8 @@ package final class LinkHold {
     /// The parking is empty and closed again.
     package func settle() {
         guard isFlushed else { return }
+        try? change(remove: ["hold"], staying)
+        staying = []
         for family in families {
             var address = family.endpoint
             _ = cproc_neigh_delete(route.raw, holdIndex, &address)
@@ -99,6 +105,21 @@ package final class LinkHold {
         settle()
     }
 
+    /// These stay here: their answers pass again, and what is parked of theirs comes with the next flush, in order. Before `relay`.
+    func leave(_ gone: [Flow]) throws(CheckpointError) {
+        if present.contains("mute") { try change(remove: ["mute"], gone) }
+        if present.contains("hold") { staying += gone }
+        let gone = Set(gone)
+        flows.removeAll(where: gone.contains)
+    }
+
+    /// Forgets these, which have ended.
+    func drop(_ gone: [Flow]) throws(CheckpointError) {
+        try change(remove: Array(present), gone)
+        let gone = Set(gone)
+        flows.removeAll(where: gone.contains)
+    }
+
     /// Forgets the flows.
     package func clear() {
         try? apply(remove: Array(present))
@@ -107,6 +128,7 @@ package final class LinkHold {
 
     var families: [SocketAddress] {
         var result: [SocketAddress] = []
+        let flows = flows + staying
         if flows.contains(where: { !$0.isIPv6 }) { result.append(SocketAddress(IPAddress(LinkRules.holdIPv4)!, port: 0)) }
         if flows.contains(where: \.isIPv6) { result.append(SocketAddress(IPAddress(LinkRules.holdIPv6)!, port: 0)) }
         return result
@@ -121,12 +143,20 @@ package final class LinkHold {
             let hop = name == "fwd" || name == "relay" ? hop ?? nextHop ?? formerHop : nil
             changes += flows.map { $0.change(name, add: true, nextHop: hop) }
         }
-        for name in removed { changes += flows.map { $0.change(name, add: false) } }
+        for name in removed { changes += flows.filter { missing[name]?.contains($0) != true }.map { $0.change(name, add: false) } }
+        try apply(changes)
+        present.formUnion(added)
+        present.subtract(removed)
+    }
+
+    private func change(remove names: [String], _ some: [Flow]) throws(CheckpointError) {
+        try apply(names.flatMap { name in some.map { $0.change(name, add: false) } })
+    }
+
+    private func apply(_ changes: [cproc_nft_change]) throws(CheckpointError) {
         guard !changes.isEmpty else { return }
         try check(
             cproc_nft_apply(nft.raw, rules.table, changes, UInt32(changes.count)), "cannot change the steering rules (table \(rules.table))",
             advice: "Is the table still there? nft list table netdev \(rules.table)")
-        present.formUnion(added)
-        present.subtract(removed)
     }
 }

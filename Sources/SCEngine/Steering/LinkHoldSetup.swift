@@ -81,17 +81,26 @@ extension LinkHold {
 
     /// Finds out from the kernel which sets the flows are in, where they are sent, and whether the parking is open.
     func discover() throws(CheckpointError) {
-        present = []
+        (present, missing) = ([], [:])
         for name in LinkRules.sets {
             let elements = try Self.elements(of: name, isMap: name == "fwd" || name == "relay", in: rules.table, namespace)
-            guard flows.allSatisfy({ elements[$0.key] != nil }) else { continue }
+            let found = flows.filter { elements[$0.key] != nil }
+            guard let first = found.first else { continue }
             present.insert(name)
-            if let hop = flows.first.flatMap({ elements[$0.key] }).flatMap({ IPAddress($0) }) { formerHop = hop }
+            missing[name] = Set(flows).subtracting(found)
+            if let hop = elements[first.key].flatMap({ IPAddress($0) }) { formerHop = hop }
         }
         let neighbours =
             try runCommand(["ip", "neigh", "show", "dev", LinkRules.holdDevice, "nud", "permanent"], in: namespace).output
             + runCommand(["ip", "-6", "neigh", "show", "dev", LinkRules.holdDevice, "nud", "permanent"], in: namespace).output
         isFlushed = neighbours.contains(LinkRules.holdIPv4) || neighbours.contains(LinkRules.holdIPv6)
+    }
+
+    /// As `leave`, after a process that had left these: those whose parking has not ended yet, by itself or because a later move has them.
+    func adopt(staying left: [Flow]) throws(CheckpointError) {
+        let held = try Self.elements(of: "hold", isMap: false, in: rules.table, namespace)
+        let elsewhere = try Self.elements(of: "fwd", isMap: true, in: rules.table, namespace)
+        staying = left.filter { held[$0.key] != nil && elsewhere[$0.key] == nil }
     }
 
     /// The elements of a set or map for both families: key and value (empty in a set) as nft prints them.

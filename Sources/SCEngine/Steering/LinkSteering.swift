@@ -9,7 +9,7 @@ final class LinkSteering: SourceSteering {
     private let hold: LinkHold?
     /// Instead of `hold` for a flow without a link: while no socket owns its 4-tuple, this host would answer it with RST.
     private let mute: HoldMute?
-    private let flows: [Flow]
+    private var flows: [Flow]
     private let namespace: NetworkNamespace
     let nextHop: IPAddress?
     private let isSameNamespace: Bool
@@ -119,6 +119,17 @@ final class LinkSteering: SourceSteering {
         // Nobody sends them here through a tunnel any longer.
         if !isSameNamespace { TunnelEnd.forget(flows, in: namespace) }
     }
+
+    var canLeave: Bool { true }
+
+    func leave(_ gone: [Flow]) throws(CheckpointError) {
+        try hold?.leave(gone)
+        mute?.remove(gone)
+        let gone = Set(gone)
+        flows.removeAll(where: gone.contains)
+    }
+
+    func adopt(left: [Flow]) throws(CheckpointError) { try hold?.adopt(staying: left) }
 
     func rollBack() {
         isRolledBack = true

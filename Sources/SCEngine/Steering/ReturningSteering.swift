@@ -64,5 +64,7 @@ final class ReturningSteering: TargetSteering {
         hold?.removeIfUnused()
     }
 
+    func withdraw(_ flows: [Flow]) throws(CheckpointError) { try hold?.drop(flows) }
+
     func giveBack() { hold?.resumeForwarding() }
 }

@@ -76,6 +76,10 @@ final class RouterSteering: SourceSteering {
         try say("release")
     }
 
+    /// Of ended ones only: they are not worth a word to whoever switches the path.
+    func leave(_ flows: [Flow]) throws(CheckpointError) { try inner.leave(flows) }
+    func adopt(left: [Flow]) throws(CheckpointError) { try inner.adopt(left: left) }
+
     func finish() { inner.finish() }
 
     /// This host's socket is ready before the router lets packets go to it.

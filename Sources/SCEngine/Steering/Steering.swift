@@ -15,6 +15,13 @@ package protocol SourceSteering: AnyObject {
     func finish()
     /// The session stays here: what was parked goes to its socket, which must be able to hear.
     func rollBack()
+    /// Whether `leave` may be told of sessions that live on.
+    var canLeave: Bool { get }
+    /// Before `steer`: these flows stay here although the others move. Their answers pass again at once; what was parked comes with the release, or with the
+    /// roll-back, of the others.
+    func leave(_ flows: [Flow]) throws(CheckpointError)
+    /// The former process had been told that these stay (`leave`), and packets of theirs may be parked.
+    func adopt(left: [Flow]) throws(CheckpointError)
     /// Everything that another process needs to take over from this one: short values of one line, under keys that stay the same.
     var record: [String: String] { get }
 }
@@ -36,8 +43,18 @@ package protocol TargetSteering: AnyObject {
     func finish()
     /// The session stays at the source.
     func giveBack()
+    /// These do not come, and have ended if they were to return; before `activate`.
+    func withdraw(_ flows: [Flow]) throws(CheckpointError)
     /// As the source's.
     var record: [String: String] { get }
+}
+
+extension SourceSteering {
+    package var canLeave: Bool { false }
+}
+
+extension TargetSteering {
+    package func withdraw(_ flows: [Flow]) {}
 }
 
 /// What a source's driver has to know of one move.

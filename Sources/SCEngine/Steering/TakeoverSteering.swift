@@ -142,6 +142,10 @@ final class TakeoverSteering: SourceSteering {
 
     func release() throws(CheckpointError) { try inner.release() }
 
+    /// Of ended ones only: they are not worth a word to whoever switches the path.
+    func leave(_ flows: [Flow]) throws(CheckpointError) { try inner.leave(flows) }
+    func adopt(left: [Flow]) throws(CheckpointError) { try inner.adopt(left: left) }
+
     func finish() { inner.finish() }
 
     /// The address is back before the sockets are, and the link hears of it.

@@ -31,7 +31,7 @@ func makeTunnelSteering(_ move: SteeringMove) throws(CheckpointError) -> LinkSte
 
 /// The target's half: it opens its end when it answers, and closes it when no flow uses it.
 final class TunnelTarget: TargetSteering {
-    private let flows: [Flow]
+    private var flows: [Flow]
     private let namespace: NetworkNamespace
     /// The flows came in through the tunnel before this move.
     private let wasOpen: Bool
@@ -72,6 +72,12 @@ final class TunnelTarget: TargetSteering {
     func activate() throws(CheckpointError) {}
     func release() throws(CheckpointError) {}
     func finish() {}
+
+    func withdraw(_ gone: [Flow]) {
+        if !wasOpen { TunnelEnd.forget(gone, in: namespace) }
+        let gone = Set(gone)
+        flows.removeAll(where: gone.contains)
+    }
 
     func giveBack() { if !wasOpen { TunnelEnd.forget(flows, in: namespace) } }
 }

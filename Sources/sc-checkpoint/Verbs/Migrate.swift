@@ -12,12 +12,16 @@ struct Migrate: ParsableCommand {
         discussion: """
             TARGET is [user@]HOST, where the system's ssh runs "sc-checkpoint receive"; unix:PATH, where "sc-checkpoint receive --listen PATH" waits; or
             tls://PEER, the agent of a host that was joined by "sc-checkpoint peers trust", by name or HOST:PORT.
-            Any failure leaves the sessions where they are.
+            Any failure leaves the sessions where they are. Of several sessions one that closes meanwhile, or that its server does not park, is left out and
+            named, and the others move.
 
             EXAMPLE
               sc-checkpoint migrate 812 --peer 192.0.2.7:40112 --to root@hostb --onto 790 --adapter http
               sc-checkpoint migrate 812 --peer 192.0.2.7:40112 --with-ipc --to root@hostb --into /run/server.acceptor
               sc-checkpoint migrate 812 --all --to unix:/run/receiver.sock --exec -- /usr/sbin/server --adopt
+
+            Exit status: 0 moved, but for those that ended by themselves; 1 nothing has changed, or some of the chosen sessions stayed; 3 something is left to
+            recover.
             """)
 
     @Argument(help: "The process.") var pid: Int32
@@ -40,7 +44,14 @@ struct Migrate: ParsableCommand {
             var start_us, duration_us: Double
         }
         struct Moved: Encodable { var peer, local: String }
-        struct Kept: Encodable { var peer, local, reason: String }
+        /// `outcome`: "refused", it cannot be moved; "stayed", the move went on without it; "ended", it closed meanwhile.
+        struct Kept: Encodable {
+            var peer, local, reason, outcome: String
+
+            init(_ flow: Flow, _ reason: String, _ outcome: String) {
+                (peer, local, self.reason, self.outcome) = (flow.client.description, flow.service.description, reason, outcome)
+            }
+        }
         var migrated, refused: Int
         var blackout_us: Double
         var stages: [StageTime]
@@ -94,6 +105,7 @@ struct Migrate: ParsableCommand {
     private func tell(_ result: MigrationResult) {
         Terminal.clearProgress()
         json ? printDocument(result) : printTimeline(result)
+        if !result.leftOut.allSatisfy(\.hasEnded) { Glibc.exit(1) }
     }
 
     private func makeRequest() throws -> MigrationRequest {
@@ -111,17 +123,18 @@ struct Migrate: ParsableCommand {
     private func printDocument(_ result: MigrationResult) {
         Terminal.json(
             Document(
-                migrated: result.migrated.count, refused: result.refused.count, blackout_us: Double(result.blackout) / 1000,
+                migrated: result.migrated.count, refused: result.refused.count + result.leftOut.count, blackout_us: Double(result.blackout) / 1000,
                 stages: result.timeline.entries.map {
                     .init(name: $0.stage.rawValue, start_us: Double($0.start) / 1000, duration_us: Double($0.duration) / 1000)
                 }, target: result.host, dry_run: move.dryRun,
                 sessions: result.migrated.map { .init(peer: $0.client.description, local: $0.service.description) },
-                refusals: result.refused.map { .init(peer: $0.flow.client.description, local: $0.flow.service.description, reason: $0.reason) },
+                refusals: result.refused.map { .init($0.flow, $0.reason, "refused") }
+                    + result.leftOut.map { .init($0.flow, $0.reason, $0.hasEnded ? "ended" : "stayed") },
                 group: result.group.map(GroupJSON.init)))
     }
 
     private func printTimeline(_ result: MigrationResult) {
-        for entry in result.refused { Terminal.note("left out \(entry.flow): \(entry.reason)") }
+        for (flow, reason) in result.refused + result.leftOut.map({ ($0.flow, $0.reason) }) { Terminal.note("left out \(flow): \(reason)") }
         if move.dryRun {
             Terminal.table(
                 ["STAGE", "AT THE SOURCE", "AT THE TARGET", "ON FAILURE", "WAITS"],

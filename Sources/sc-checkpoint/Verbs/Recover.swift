@@ -67,7 +67,7 @@ struct Recover: ParsableCommand {
     private func flows(_ content: Journal.Content) -> [String] {
         let texts =
             content.role == .source
-            ? (try? content.entry(as: SourceEntry.self))?.flows : (try? content.entry(as: TargetEntry.self))?.flows
+            ? (try? content.sourceEntry())?.entry.flows : (try? content.targetEntry())?.flows
         return (texts ?? []).map { "\($0.client) -> \($0.service)" }
     }
 
@@ -94,6 +94,8 @@ struct Recover: ParsableCommand {
         _ = write(comm, "sc-recover", 10)
         close(comm)
         let kept = KeptDescriptors.inherited()
-        withExtendedLifetime(kept) { Recovery.recoverKept(migration, role, kept) }
+        let sessions = Journal.read(migration, role).map(flows) ?? []
+        let outcome = withExtendedLifetime(kept) { Recovery.recoverKept(migration, role, kept) }
+        if outcome == .lost { Terminal.note("the sessions of the move \(migration) were lost: \(sessions.joined(separator: ", "))") }
     }
 }

@@ -58,7 +58,7 @@ struct Snapshot: ParsableCommand {
         let servers = group == nil ? try parking.parking?(Set(selection.chosen.map(\.channel.inode))) : nil
         if let declared = try servers?.group(of: selection.chosen) { group = declared }
         if group != nil, chosen != nil { throw groupWithAdapter }
-        let capture = try SessionCapture(selection.chosen, parking: servers, group: group)
+        let capture = try SessionCapture(selection.chosen, isTolerant: !take, parking: servers, group: group)
         let adapterStates = try capture.learn(chosen, options: options)
         var ids: [SessionID] = []
         var stopped: [Int32] = []
@@ -73,7 +73,8 @@ struct Snapshot: ParsableCommand {
             try store(sessions, of: root)
             ids = sessions.map(\.id)
         }
-        report(ids, selection.refused, stopped, group)
+        report(ids, selection.refused, capture.leftOut, stopped, group)
+        if !capture.leftOut.allSatisfy(\.hasEnded) { Glibc.exit(1) }
     }
 
     private func store(_ sessions: [Session], of root: TargetProcess) throws(CheckpointError) {
@@ -98,8 +99,10 @@ struct Snapshot: ParsableCommand {
         }
     }
 
-    private func report(_ ids: [SessionID], _ refused: [SelectedSession], _ stopped: [Int32], _ group: GroupCapture?) {
-        let skipped = refused.map { Document.Skipped(local: $0.channel.local, peer: $0.channel.peer, reason: $0.channel.reason ?? "") }
+    private func report(_ ids: [SessionID], _ refused: [SelectedSession], _ leftOut: [LeftOut], _ stopped: [Int32], _ group: GroupCapture?) {
+        let skipped =
+            refused.map { Document.Skipped(local: $0.channel.local, peer: $0.channel.peer, reason: $0.channel.reason ?? "") }
+            + leftOut.map { Document.Skipped(local: $0.flow.service.description, peer: $0.flow.client.description, reason: $0.reason) }
         if json {
             if output != "-" {
                 Terminal.json(

@@ -5,6 +5,8 @@
 //       rarely   exports only at the beginning and when the log is nearly full
 //       once     exports only at the beginning
 //       refuses  takes no sessions in
+//       holds    does not park one session in three
+//       wavers   the same, at the first time only
 //   sc-logged ask ADDRESS PORT CONNECTIONS SEED [LIMIT]    checks every byte of the answers; ends after the line "stop". Says at most LIMIT bytes on each
 //   sc-logged chain [rarely]   a process of a session of several, with its channels as descriptors 3 to 5
 
@@ -20,5 +22,7 @@ int main(int argc, char **argv) {
     if (argc >= 2 && strcmp(argv[1], "chain") == 0) return chain(argc == 3);
     if ((argc == 6 || argc == 7) && strcmp(argv[1], "ask") == 0)
         return ask(argv[2], argv[3], atoi(argv[4]), strtoull(argv[5], NULL, 10), argc == 7 ? strtoull(argv[6], NULL, 10) : UINT64_MAX);
-    return fprintf(stderr, "usage: sc-logged serve ADDRESS PORT [salt] [rarely | once] [refuses] | chain [rarely] | ask ADDRESS PORT CONNECTIONS SEED [LIMIT]\n"), 2;
+    fprintf(stderr, "usage: sc-logged serve ADDRESS PORT [salt] [rarely | once] [refuses] [holds | wavers] | chain [rarely] | "
+                    "ask ADDRESS PORT CONNECTIONS SEED [LIMIT]\n");
+    return 2;
 }

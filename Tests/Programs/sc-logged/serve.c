@@ -19,7 +19,7 @@
 struct session {
     int fd;
     sc_continuation_t *continuation;
-    unsigned steps;
+    unsigned steps, refusals; // refusals: how often it will not park
     struct {
         struct cipher cipher;
         uint32_t length; // of the answer that the client has not taken yet
@@ -30,6 +30,7 @@ struct session {
 static int loop;
 static sc_t *sc;
 static bool has_salt, is_rare, is_once;
+static unsigned refusals;
 
 static void spin(int number) {
     (void)number;
@@ -101,6 +102,11 @@ static bool step(struct session *session) {
 
 static void park(sc_continuation_t *c, void *what) {
     struct session *session = what;
+    if (session->refusals > 0) {
+        session->refusals--;
+        sc_refuse(c, "it is counting");
+        return;
+    }
     epoll_ctl(loop, EPOLL_CTL_DEL, session->fd, NULL);
     keep(session);
     sc_parked(c);
@@ -138,6 +144,8 @@ static void accept_client(int listener) {
     int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (fd < 0) return;
     struct session *session = calloc(1, sizeof *session);
+    static unsigned count;
+    if (++count % 3 == 0) session->refusals = refusals;
     session->fd = fd;
     sc_create(sc, session, &session->continuation);
     sc_associate(session->continuation, fd, "client");
@@ -163,6 +171,8 @@ int serve(const char *address, const char *port, int options, char **words) {
         if (strcmp(words[i], "rarely") == 0) is_rare = true;
         if (strcmp(words[i], "once") == 0) is_once = true;
         if (strcmp(words[i], "refuses") == 0) takes = false;
+        if (strcmp(words[i], "holds") == 0) refusals = UINT32_MAX;
+        if (strcmp(words[i], "wavers") == 0) refusals = 1;
     }
     signal(SIGUSR1, spin);
     int listener = listening(address, port);
