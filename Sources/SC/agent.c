@@ -129,6 +129,7 @@ void sc__lost(sc_t *sc) {
         }
         for (int n = 0; n < SC_WIRE_CHANNELS; n++) c->channels[n].told = c->channels[n].forget = false;
         c->join_told = false;
+        c->tell_pin = c->pin != NULL;
         c->answer = NO_ANSWER;
         c->since = sc__now();
         if (c->state == PARKING) sc__resume(c);

@@ -57,6 +57,7 @@ void sc__free(sc_continuation_t *c) {
     sc__memory_leave(c);
     sc__repeat_free(c);
     free(c->bytes);
+    free(c->pin);
     free(c);
 }
 
@@ -175,6 +176,19 @@ int sc_refuse(sc_continuation_t *c, const char *reason) {
     c->state = RUNNING;
     c->answer = ANSWER_REFUSED;
     snprintf(c->reason, sizeof c->reason, "%s", reason ? reason : "");
+    sc__mark(c);
+    sc__flush(c->sc);
+    return 0;
+}
+
+int sc_pin(sc_continuation_t *c, const char *reason) {
+    if (reason && (*reason == 0 || strlen(reason) > SC_REASON_MAX)) return -EINVAL;
+    if (c->ended || (reason == NULL ? c->pin == NULL : c->pin && strcmp(c->pin, reason) == 0)) return 0;
+    char *copy = reason ? strdup(reason) : NULL;
+    if (reason && copy == NULL) return -ENOMEM;
+    free(c->pin);
+    c->pin = copy;
+    c->tell_pin = true;
     sc__mark(c);
     sc__flush(c->sc);
     return 0;

@@ -39,8 +39,8 @@ static bool park(sc_t *sc, sc_continuation_t *c) {
     // It ended while the request was on its way, or it moves already; the agent has heard, or will.
     if (c == NULL || c->ended || c->state != RUNNING) return true;
     c->state = PARKING;
-    // Its state is behind what the client has; the move can go on from the memory.
-    const char *reason = sc->callbacks.park == NULL ? "the server does not park" : c->repeating ? "it repeats output that its client has" : NULL;
+    // One that repeats is behind what the client has; the move can go on from the memory.
+    const char *reason = sc->callbacks.park == NULL ? "the server does not park" : c->repeating ? "it repeats output that its client has" : c->pin;
     if (reason) {
         sc_refuse(c, reason);
         return true;

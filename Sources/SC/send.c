@@ -84,6 +84,16 @@ static int tell_channel(sc_continuation_t *c, int index) {
     return 0;
 }
 
+static int tell_pin(sc_continuation_t *c) {
+    bool is_told = false;
+    for (int index = 0; index < SC_WIRE_CHANNELS; index++) is_told = is_told || c->channels[index].told;
+    // What is being imported is told when it is live.
+    if (!c->tell_pin || !is_told || c->sc->version < 5) return 0;
+    int result = send_reason(c->sc, SC_WIRE_PIN, c->id, c->pin ? EBUSY : 0, c->pin);
+    if (result == 0) c->tell_pin = false;
+    return result;
+}
+
 static int tell(sc_continuation_t *c) {
     if (c->ended) return c->known ? send_head(c->sc, SC_WIRE_END, c->id) : 0;
     for (int index = 0; index < SC_WIRE_CHANNELS; index++) {
@@ -91,7 +101,8 @@ static int tell(sc_continuation_t *c) {
         if (result < 0) return result;
         if (c->channels[index].told) c->known = true;
     }
-    int result = 0;
+    int result = tell_pin(c);
+    if (result < 0) return result;
     if (c->answer == ANSWER_PARKED) {
         struct sc_wire_parked parked = {
             .head = {.type = SC_WIRE_PARKED, .continuation = c->id}, .state_version = c->sc->state_version, .state_length = (uint32_t)c->length};

@@ -68,6 +68,10 @@ public final class Continuation<Session: AnyObject>: Callable {
     /// It cannot be parked now and is served on. The reason is shown to who asked.
     public func refuse(_ reason: String) throws(SCError) { try call("sc_refuse") { sc_refuse($0, reason) } }
 
+    /// It cannot move, for this reason, until nil says that it can again: who wants to move it is told without `park` being called. EINVAL: an empty reason, or
+    /// one of more than 199 bytes.
+    public func pin(_ reason: String?) throws(SCError) { try call("sc_pin") { sc_pin($0, reason) } }
+
     /// The session is over, or not this process's any longer. Before its descriptors are closed. In any state, also twice.
     public func end() {
         guard let ended = handle else { return }

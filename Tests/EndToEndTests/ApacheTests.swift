@@ -189,6 +189,32 @@ struct ApacheTests {
         try scene.finish()
     }
 
+    private static let poster = """
+        import http.client, sys
+        connection = http.client.HTTPConnection(sys.argv[1])
+        connection.request("POST", "/cgi/slow", b"x" * 1000)
+        print("answered", connection.getresponse().status, flush=True)
+        sys.stdin.readline()
+        """
+
+    @Test(arguments: MPM.allCases) func `a request that must not be repeated is told of while it lasts`(mpm: MPM) throws {
+        let scene = try TwoApaches(mpm)
+        try scene.writeProgram("slow", "import time\ntime.sleep(5)\nprint('Content-Type: text/plain\\n\\ndone')")
+        let client = try scene.spawn(["python3", "-c", Self.poster, scene.world.lab.serviceAddress(.ipv4)], stdin: .pipe)
+        let reason = "POST /cgi/slow is being carried out and must not be carried out twice (SCRepeat)"
+        let isPinned = eventually(within: .seconds(4), every: .milliseconds(100)) { (try? scene.sessions().map(\.reason)) == [reason] }
+        #expect(isPinned, "\((try? scene.sessions()) ?? [])")
+        try scene.expectRefusal(reason)
+        #expect(scene.agents.log(.a).contains("session-stays"), "\(scene.agents.log(.a))")
+        #expect(client.waitForOutputOrError("answered 200"), "\(client.stderr)")
+        let isFree = eventually(within: .seconds(1), every: .milliseconds(20)) { (try? scene.sessions().map(\.movable)) == [true] }
+        #expect(isFree, "\((try? scene.sessions()) ?? [])")
+        try scene.move()
+        try client.send("stop")
+        _ = try client.wait()
+        try scene.finish()
+    }
+
     @Test func `another file is refused, and the session stays`() throws {
         let scene = try TwoApaches()
         let lab = scene.world.lab
@@ -234,7 +260,9 @@ struct ApacheTests {
             let download = try scene.spawn(["curl", "-k", "-sS", "--limit-rate", "6M", "-o", "\(lab.folder)/saved"] + arguments)
             usleep(600_000)
             try scene.expectRefusal(reason)
-            #expect(scene.here.errorLog.contains("a session stays: \(reason)"))
+            #expect(scene.agents.log(.a).contains("session-stays") && scene.agents.log(.a).contains(reason))
+            let known = try scene.sessions()
+            #expect(known.map(\.movable) == [false] && known.first?.reason?.contains(reason) == true, "\(known)")
             try #expect(download.wait(timeout: .seconds(30)) == 0, "\(download.stderr)")
             try #expect(lab.sha256("\(lab.folder)/saved") == file.sha256)
         }

@@ -210,6 +210,33 @@ private final class Heard {
         return (agent, sc)
     }
 
+    @Test func `what is pinned is refused by the library, and each agent is told why`() throws {
+        let agent = try FakeAgent(path)
+        let sc = try open()
+        _ = try agent.accept()
+        let pair = try tcpPair()
+        let c = try create(sc)
+        #expect(sc_pin(c, "") == -EINVAL && sc_pin(c, String(repeating: "x", count: 200)) == -EINVAL)
+        #expect(sc_pin(c, "keys") == 0 && sc_pin(c, "keys") == 0)
+        #expect(sc_associate(c, pair.server, "client") == 0)
+        try agent.welcome(version: 5)
+        dispatch(sc) { agent.hasPacket }
+        let number = try agent.next().bytes.withUnsafeBytes { $0.loadUnaligned(as: sc_wire_head.self) }.continuation
+        try #expect(agent.reason() == (SC_WIRE_PIN, number, "keys") && !agent.hasPacket)
+        try agent.park(number)
+        dispatch(sc) { agent.hasPacket }
+        try #expect(agent.reason() == (SC_WIRE_REFUSED, number, "keys") && heard.calls.isEmpty)
+        #expect(sc_pin(c, nil) == 0 && sc_pin(c, nil) == 0)
+        try #expect(agent.reason() == (SC_WIRE_PIN, number, "") && !agent.hasPacket)
+        try agent.park(number)
+        dispatch(sc) { !heard.calls.isEmpty }
+        #expect(heard.calls == ["park"])
+        sc_end(c)
+        sc_close(sc)
+        close(pair.server)
+        close(pair.client)
+    }
+
     @Test func `an offer is declined, refused at the import, and taken`() throws {
         let (agent, sc) = try openForOffers()
         heard.accepts = false

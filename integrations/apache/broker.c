@@ -103,6 +103,8 @@ static void read_notes(void) {
         } else {
             if (fd >= 0) close(fd);
             if (is_known && note.type == NOTE_ENDED && atomic_load(&sc_region->slots[note.slot].life) == note.life) session_ended(note.slot);
+            struct session *session = is_known && note.type == NOTE_PASSED ? broker.by_slot[note.slot] : NULL;
+            if (session && session->life == note.life) session_look(session);
             if (is_known && note.type == NOTE_STARTED) look_after(note.pid);
             if (is_known && note.type == NOTE_STOPPING) stopping(note.pid);
         }
@@ -118,6 +120,8 @@ static void sweep(void) {
 
 static void second_passed(void) {
     if (atomic_load(&sc_region->missed)) sweep();
+    for (uint32_t index = 0; index < sc_region->slot_count; index++)
+        if (broker.by_slot[index]) session_look(broker.by_slot[index]);
     if (broker.probes == 0) return;
     broker.probes--;
     bool takes = session_probe();

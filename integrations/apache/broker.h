@@ -22,6 +22,7 @@ struct session {
     bool has_slot;
     bool is_revival;      // it was served here by a process that died
     unsigned asked;       // milliseconds since it was asked to park
+    uint64_t seen;        // the request that was in the way when it was looked at last, plus one; 0: none was
     struct session *next; // of those that are being parked
 };
 
@@ -47,6 +48,8 @@ extern const sc_callbacks_t session_callbacks;
 void session_begin(uint32_t index, uint32_t life, int fd);
 /// The connection of a slot is over.
 void session_ended(uint32_t index);
+/// Tells the agent whether it can move. Once a second of all: what stands in the way for less long is told when somebody asks for the session.
+void session_look(struct session *session);
 /// Its process has died in the middle.
 void session_orphaned(struct session *session);
 /// A process that takes the session in has said something, or has gone.

@@ -77,7 +77,8 @@ struct slot {
     uint32_t obstacles, keepalives;
     uint8_t is_noted;         // the broker knows it
     uint8_t is_unrepeatable;  // the request at hand
-    uint8_t reserved[6];
+    uint8_t is_pinned;        // the agent has been told that it cannot move, and waits to hear that it can
+    uint8_t reserved[5];
     int64_t out_base; // bytes that the kernel had taken (acknowledged and queued) at position 0
     int64_t out_position;
     uint64_t in_total, in_consumed; // read from the socket, and taken by the request parser
@@ -105,7 +106,7 @@ struct region {
 
 /// From the processes that serve to the broker, over a SOCK_SEQPACKET pair.
 struct note {
-    enum { NOTE_LASTS, NOTE_ENDED, NOTE_STARTED, NOTE_STOPPING } type; // NOTE_LASTS comes with the connection's descriptor
+    enum { NOTE_LASTS, NOTE_ENDED, NOTE_PASSED, NOTE_STARTED, NOTE_STOPPING } type; // NOTE_LASTS comes with the connection's descriptor
     uint32_t slot, life;
     int32_t pid;
 };

@@ -212,6 +212,10 @@ static int log_transaction(request_rec *r) {
     }
     end_change(slot);
     input_trim(slot, slot->count ? response_at(slot, 0)->in_start : slot->in_request);
+    if (slot->is_pinned) {
+        slot->is_pinned = 0;
+        note_send(NOTE_PASSED, slot, -1);
+    }
     return DECLINED;
 }
 

@@ -64,6 +64,20 @@ void session_begin(uint32_t index, uint32_t life, int fd) {
         session->c = NULL;
     }
     broker.by_slot[index] = session;
+    session_look(session);
+}
+
+void session_look(struct session *session) {
+    struct slot *slot = session->has_slot ? slot_of(session) : NULL;
+    struct outlook outlook;
+    if (slot == NULL || session->state != SERVING || session->c == NULL || !continuation_look(slot, &outlook)) return;
+    uint64_t seen = session->seen;
+    session->seen = outlook.why && !outlook.is_lasting ? outlook.request + 1 : 0;
+    bool is_old = outlook.is_lasting || (outlook.why && session->seen == seen);
+    if (outlook.why && !is_old) return;
+    // Before it is told, so that its end is not missed for long.
+    slot->is_pinned = outlook.why && !outlook.is_lasting;
+    sc_pin(session->c, outlook.why);
 }
 
 void session_ended(uint32_t index) {

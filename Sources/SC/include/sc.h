@@ -63,6 +63,8 @@ SC_API int sc_abi(void);
 /// The most bytes of a service's name, and of a role.
 #define SC_SERVICE_MAX 63
 #define SC_ROLE_MAX 31
+/// The most bytes of a reason; sc_refuse and sc_decline cut a longer one.
+#define SC_REASON_MAX 199
 
 /// A process's part in a service.
 typedef struct sc sc_t;
@@ -187,6 +189,11 @@ SC_API int sc_parked(sc_continuation_t *c);
 
 /// The session cannot be parked now; it is served on, and `resume` is not called. `reason` is shown to who asked. ESTALE as above.
 SC_API int sc_refuse(sc_continuation_t *c, const char *reason);
+
+/// The session cannot move, for this reason, until NULL says that it can again: who wants to move it is told without `park` being called, and `sc-checkpoint
+/// sessions` shows it. For what stands in the way for longer than a moment; the rest is sc_refuse's. Saying the same again costs nothing. In any state; a
+/// move that is under way goes on. EINVAL: "", or more than SC_REASON_MAX bytes; ENOMEM.
+SC_API int sc_pin(sc_continuation_t *c, const char *reason);
 
 /// After SC_LATER: the session can be served here; `resume` or `gone` follows. ESTALE: nobody waits for it any longer (`gone` has been called).
 /// sc_refuse in its place refuses it, with a reason for who asked, and ends c; close the descriptors then.

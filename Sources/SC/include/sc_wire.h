@@ -10,7 +10,7 @@
 #define SC_WIRE_MAGIC 0x31306373u // "sc01"
 /// The versions of this protocol that this code speaks.
 #define SC_WIRE_OLDEST 1
-#define SC_WIRE_NEWEST 4 // 2: MEMORY, DIFFERS; 3: JOIN, PART, and channels that are no TCP connections; 4: REPEAT, for each channel
+#define SC_WIRE_NEWEST 5 // 2: MEMORY, DIFFERS; 3: JOIN, PART, and channels that are no TCP connections; 4: REPEAT, for each channel; 5: PIN
 
 #define SC_WIRE_NAME 64     // a service's name, with its NUL
 #define SC_WIRE_ROLE 32     // a role, with its NUL
@@ -36,6 +36,7 @@ enum sc_wire_type {
     SC_WIRE_MEMORY = 16,  // with one descriptor: the memory of sc_memory.h
     SC_WIRE_DIFFERS = 17, // a successor's output is not what the client has; the session has been ended
     SC_WIRE_JOIN = 18,    // before the first ASSOCIATE
+    SC_WIRE_PIN = 19,     // it cannot move; without a text: it can again
     // agent to server
     SC_WIRE_WELCOME = 32,
     SC_WIRE_UNWELCOME = 33, // then the agent closes
@@ -72,7 +73,7 @@ struct sc_wire_memory {
     uint32_t version, stride; // of sc_memory.h
 };
 
-/// Of UNWELCOME, REFUSED and DIFFERS.
+/// Of UNWELCOME, REFUSED, DIFFERS and PIN.
 struct sc_wire_reason {
     struct sc_wire_head head;
     int32_t error; // a positive errno

@@ -9,6 +9,7 @@ package final class ServerParking: SessionParking {
     package let sockets: Set<UInt64>
     package let stateVersions: [UInt64: UInt32]
     package let groups: [DeclaredGroup]
+    package let pinned: [UInt64: String]
     private let connection: SharedDescriptor
     private let deadline: Int
     private let memories: [(entry: LoggedAnswer, memory: ServerMemory)]
@@ -31,15 +32,16 @@ package final class ServerParking: SessionParking {
                 })
         }
         let versions = Dictionary(zip(known, answer.versions ?? []), uniquingKeysWith: { first, _ in first })
-        return ServerParking(connection, Set(known), versions, groups, memories, deadline)
+        let pinned = Dictionary((answer.pinned ?? []).map { ($0.socket, $0.reason) }, uniquingKeysWith: { first, _ in first })
+        return ServerParking(connection, Set(known), versions, groups, pinned, memories, deadline)
     }
 
     private init(
         _ connection: SharedDescriptor, _ sockets: Set<UInt64>, _ stateVersions: [UInt64: UInt32], _ groups: [DeclaredGroup],
-        _ memories: [(LoggedAnswer, ServerMemory)], _ deadline: Int
+        _ pinned: [UInt64: String], _ memories: [(LoggedAnswer, ServerMemory)], _ deadline: Int
     ) {
         (self.connection, self.sockets, self.stateVersions, self.groups) = (connection, sockets, stateVersions, groups)
-        (self.memories, self.deadline) = (memories, deadline)
+        (self.pinned, self.memories, self.deadline) = (pinned, memories, deadline)
     }
 
     package func seize(_ late: Set<ServerPart>) throws(CheckpointError) -> [ServerPart: LoggedSession] {

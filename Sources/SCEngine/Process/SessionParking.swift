@@ -78,6 +78,8 @@ package protocol SessionParking: AnyObject {
     var stateVersions: [UInt64: UInt32] { get }
     /// The sessions among them that several processes serve.
     var groups: [DeclaredGroup] { get }
+    /// Why sessions among them cannot move, as their servers say.
+    var pinned: [UInt64: String] { get }
     /// Servers whose sessions can be taken when they do not answer, by what they keep in shared memory.
     var seizable: Set<ServerPart> { get }
     /// How many of those have died.
