@@ -49,7 +49,8 @@ struct LocalService {
             try run(request, passed, connection, uid)
             return nil
         default:
-            throw CheckpointError("the agent knows no \"\(request.verb)\"", why: "status, metrics, sockets, orphans, registered and run exist", errno: EINVAL)
+            throw CheckpointError(
+                "the agent knows no \"\(request.verb)\"", why: "status, metrics, sockets, orphans, registered and run exist", errno: EINVAL)
         }
     }
 

@@ -19,35 +19,6 @@ extension ApacheTests {
         try scene.finish()
     }
 
-    @Test func `a new Apache on the same host takes over, and the old one ends`() throws {
-        let scene = try TwoApaches()
-        let lab = scene.world.lab
-        let file = try lab.makeFile("big.bin", bytes: 40_000_000)
-        let download = try scene.spawn(["curl", "-sS", "--limit-rate", "4M", "-o", "\(lab.folder)/saved", scene.here.url("big.bin")])
-        usleep(400_000)
-        let old = scene.here
-        let broker = try #require(old.broker)
-        // Its listeners close; what is there it serves on.
-        old.signal(SIGWINCH)
-        usleep(500_000)
-        try scene.start(.a, name: "new")
-        let takesNoMore = eventually(within: .seconds(10), every: .milliseconds(100)) {
-            (try? scene.agents.tool(.a, ["agent", "--status"]).stdout.contains("server \(broker) of www, 1 sessions\n")) ?? false
-        }
-        #expect(takesNoMore)
-        let socket = "\(lab.folder)/receive"
-        let receiver = try lab.spawn(
-            in: .a, [TwoHosts.program, "receive", "--listen", socket, "--policy", scene.agents.policy(.a)], environment: scene.agents.environment(.a))
-        #expect(receiver.waitForOutputOrError("listening"))
-        let output = try scene.agents.tool(.a, ["migrate", String(old.pid), "--to", "unix:\(socket)", "--service", "www", "--all"])
-        #expect(output.status == 0, "\(output.stderr)")
-        #expect(old.hasEnded(within: .seconds(10)), "\(old.errorLog)")
-        try #expect(download.wait(timeout: .seconds(30)) == 0, "\(download.stderr)")
-        try #expect(lab.sha256("\(lab.folder)/saved") == file.sha256)
-        receiver.terminate()
-        try scene.finish()
-    }
-
     private static let browser = "/usr/bin/chromium"
 
     /// A page of scripts, each of which checks what it brings along.
