@@ -12,6 +12,7 @@
 #include <http_core.h>
 #include <http_log.h>
 #include <netinet/in.h>
+#include <scoreboard.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -21,7 +22,8 @@
 
 APLOG_USE_MODULE(sc);
 
-/// Seconds: for the broker to say what it has to say, and for a move to be decided.
+/// Seconds: for a session that was offered to come, for the broker to say what it has to say, and for a move to be decided.
+#define APPROACH 20
 #define PATIENCE 5
 #define DECISION 60
 
@@ -108,9 +110,13 @@ static const char *receive(apr_pool_t *p, apr_socket_t *socket, apr_sockaddr_t *
     socklen_t who_size = sizeof who;
     if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &who_size) < 0 || who.pid != atomic_load(&sc_region->broker)) return "it is not from the broker";
     fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK);
-    set_patience(fd, PATIENCE);
+    // From now on this thread waits for the session. It was asked for at the offer, so that the client need not wait for a thread.
+    struct arrival_answer here_i_am = {.slot = NO_SLOT};
+    if (send(fd, &here_i_am, sizeof here_i_am, MSG_NOSIGNAL) < 0) return "";
+    set_patience(fd, APPROACH);
     struct arrival_head head;
     int client = receive_head(fd, &head);
+    set_patience(fd, PATIENCE);
     if (client < 0) return client == -2 ? "" : "it brings no connection";
     struct arrival *arrival = apr_pcalloc(p, sizeof *arrival);
     unsigned char *bytes = apr_palloc(p, head.length);
@@ -137,9 +143,11 @@ static const char *receive(apr_pool_t *p, apr_socket_t *socket, apr_sockaddr_t *
 }
 
 conn_rec *arrival_create_connection(apr_pool_t *p, server_rec *server, apr_socket_t *socket, long id, void *sbh, apr_bucket_alloc_t *alloc) {
-    (void)id, (void)sbh, (void)alloc;
+    (void)id, (void)alloc;
     apr_sockaddr_t *local = NULL;
     if (sc_region == NULL || apr_socket_addr_get(&local, APR_LOCAL, socket) != APR_SUCCESS || local->family != APR_UNIX) return NULL;
+    // Or the MPM would take it for idle, and start no others.
+    ap_update_child_status(sbh, SERVER_BUSY_READ, NULL);
     const char *why = receive(p, socket, local);
     if (why) {
         if (*why) ap_log_error(APLOG_MARK, APLOG_ERR, errno, server, "mod_sc: a session did not come: %s", why);

@@ -122,6 +122,7 @@ static void second_passed(void) {
     if (atomic_load(&sc_region->missed)) sweep();
     for (uint32_t index = 0; index < sc_region->slot_count; index++)
         if (broker.by_slot[index]) session_look(broker.by_slot[index]);
+    session_wait_less();
     if (broker.probes == 0) return;
     broker.probes--;
     bool takes = session_probe();

@@ -10,7 +10,8 @@ enum session_state {
     PARKED_HERE,
     ARRIVING, // given to the MPM, no answer yet
     READY,    // it can be served here, and is not live
-    EXPECTED, // an offer was accepted
+    WAITING,  // an offer came, and a process to take it in is being waited for
+    EXPECTED, // the offer was accepted; `control` leads to that process
 };
 
 struct session {
@@ -21,9 +22,11 @@ struct session {
     uint32_t slot, life;
     bool has_slot;
     bool is_revival;      // it was served here by a process that died
+    sc_offer_t *offer;    // while WAITING
+    unsigned waited;      // seconds that it has been
     unsigned asked;       // milliseconds since it was asked to park
     uint64_t seen;        // the request that was in the way when it was looked at last, plus one; 0: none was
-    struct session *next; // of those that are being parked
+    struct session *next; // of those that are being parked, or wait
 };
 
 struct broker {
@@ -31,7 +34,7 @@ struct broker {
     sc_t *sc;
     int epoll, timer;
     struct session **by_slot;
-    struct session *parking;
+    struct session *parking, *waiting;
     struct process *processes;
     bool takes_sessions;
     int probes; // looks that are due whether anybody accepts here
@@ -55,4 +58,6 @@ void session_orphaned(struct session *session);
 /// A process that takes the session in has said something, or has gone.
 void session_answered(struct session *session);
 void session_park_again(void);
+/// A second has passed: declines the offers for which no process has been free for long.
+void session_wait_less(void);
 bool session_probe(void);

@@ -111,11 +111,12 @@ struct note {
     int32_t pid;
 };
 
-/// From the broker to the process that takes a session in, with the descriptor; then `length` bytes of continuation.
+/// From the broker to the process that takes a session in, when that has said that it is there: with the descriptor; then `length` bytes of continuation.
 struct arrival_head {
     uint32_t magic, length;
 };
-/// The answer.
+/// The answer. Before it one with the slot NO_SLOT: a process is there.
+#define NO_SLOT UINT32_MAX
 struct arrival_answer {
     int32_t error; // 0, or an errno
     uint32_t slot, life;

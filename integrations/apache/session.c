@@ -17,6 +17,8 @@
 APLOG_USE_MODULE(sc);
 
 #define STATE_ROOM (SC_STATE_MAX)
+/// Seconds that an offer waits for a process; whoever offers is patient for ten.
+#define HIRING_LIMIT 7
 
 static struct slot *slot_of(const struct session *session) { return &sc_region->slots[session->slot]; }
 
@@ -36,13 +38,14 @@ static bool kernel_taken(int fd, int64_t *taken) {
     return false;
 }
 
+static void take_out(struct session **list, struct session *session) {
+    while (*list && *list != session) list = &(*list)->next;
+    if (*list) *list = session->next;
+}
+
 static void drop(struct session *session) {
     if (session->has_slot && broker.by_slot[session->slot] == session) broker.by_slot[session->slot] = NULL;
-    for (struct session **place = &broker.parking; *place; place = &(*place)->next)
-        if (*place == session) {
-            *place = session->next;
-            break;
-        }
+    take_out(session->state == WAITING ? &broker.waiting : &broker.parking, session);
     if (session->control >= 0) close(session->control);
     sc_end(session->c);
     if (session->fd >= 0) close(session->fd);
@@ -171,15 +174,32 @@ void session_park_again(void) {
 
 // MARK: In from elsewhere
 
-/// To whoever accepts in the MPM's loop. 0, or a negative errno.
-static int give(struct session *session, const void *bytes, size_t length) {
+/// A connection to whoever will accept in the MPM's loop, not waited for; a backlog that is full refuses. Its descriptor, or a negative errno.
+static int reach(void) {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     memcpy(address.sun_path, sc_region->import_name, sc_region->import_length);
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    // Everything is in the socket's buffer at once, so nobody has to be waited for; a backlog that is full refuses.
+    socklen_t size = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + sc_region->import_length);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0 || connect(fd, (struct sockaddr *)&address, size) == 0) return fd < 0 ? -errno : fd;
+    int error = errno;
+    close(fd);
+    return -error;
+}
+
+static int hire(struct session *session) {
+    session->control = reach();
+    if (session->control < 0) return session->control;
+    broker_watch(session->control, session);
+    return 0;
+}
+
+/// To the process that was hired for it, or to any. 0, or a negative errno.
+static int give(struct session *session, const void *bytes, size_t length) {
+    int result = session->control < 0 ? hire(session) : 0;
+    if (result < 0) return result;
+    // Everything is in the socket's buffer at once, so nobody has to be waited for.
     int room = 1 << 18;
-    if (fd < 0) return -errno;
-    setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &room, sizeof room);
+    setsockopt(session->control, SOL_SOCKET, SO_SNDBUF, &room, sizeof room);
     struct arrival_head head = {REGION_MAGIC, (uint32_t)length};
     struct iovec parts[2] = {{&head, sizeof head}, {(void *)bytes, length}};
     union {
@@ -191,27 +211,15 @@ static int give(struct session *session, const void *bytes, size_t length) {
     control.header.cmsg_type = SCM_RIGHTS;
     control.header.cmsg_len = CMSG_LEN(sizeof(int));
     memcpy(CMSG_DATA(&control.header), &session->fd, sizeof(int));
-    socklen_t size = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + sc_region->import_length);
-    int error = connect(fd, (struct sockaddr *)&address, size) < 0 ? errno
-                : sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT) != (ssize_t)(sizeof head + length) ? EAGAIN : 0;
-    if (error) {
-        close(fd);
-        return -error;
-    }
-    session->control = fd;
+    if (sendmsg(session->control, &message, MSG_NOSIGNAL | MSG_DONTWAIT) != (ssize_t)(sizeof head + length)) return -EAGAIN;
     session->state = ARRIVING;
-    broker_watch(fd, session);
     return 0;
 }
 
 bool session_probe(void) {
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    memcpy(address.sun_path, sc_region->import_name, sc_region->import_length);
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    socklen_t size = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + sc_region->import_length);
-    bool is_there = connect(fd, (struct sockaddr *)&address, size) == 0 || errno != ECONNREFUSED;
-    close(fd);
-    return is_there;
+    int fd = reach();
+    if (fd >= 0) close(fd);
+    return fd != -ECONNREFUSED;
 }
 
 static void offer(sc_t *sc, sc_offer_t *offer, void *user) {
@@ -219,8 +227,33 @@ static void offer(sc_t *sc, sc_offer_t *offer, void *user) {
     if (!broker.takes_sessions) return sc_decline(offer, "this Apache is being stopped");
     struct session *session = calloc(1, sizeof *session);
     if (session == NULL) return sc_decline(offer, "no memory");
-    *session = (struct session){.state = EXPECTED, .fd = -1, .control = -1};
-    if (sc_accept(offer, session, &session->c) < 0) free(session);
+    *session = (struct session){.state = WAITING, .fd = -1, .control = -1, .offer = offer};
+    if (hire(session) < 0) {
+        free(session);
+        return sc_decline(offer, "nobody accepts connections here now");
+    }
+    session->next = broker.waiting;
+    broker.waiting = session;
+}
+
+static void decline(struct session *session, const char *why) {
+    sc_decline(session->offer, why);
+    drop(session);
+}
+
+/// A process is there. While the client is still served elsewhere: one that had to be started first would have kept it waiting.
+static void hired(struct session *session) {
+    if (session->state != WAITING) return;
+    take_out(&broker.waiting, session);
+    session->state = EXPECTED;
+    if (sc_accept(session->offer, session, &session->c) < 0) drop(session);
+}
+
+void session_wait_less(void) {
+    for (struct session *session = broker.waiting, *next; session; session = next) {
+        next = session->next;
+        if (++session->waited > HIRING_LIMIT) decline(session, "no process or thread is free to serve it (MaxRequestWorkers)");
+    }
 }
 
 static int import(sc_continuation_t *c, void *what, const sc_import_t *import) {
@@ -232,8 +265,10 @@ static int import(sc_continuation_t *c, void *what, const sc_import_t *import) {
     session->fd = result == 0 ? import->fds[0] : -1;
     if (result == 0) result = give(session, import->state, import->length);
     if (result == 0) return SC_LATER;
-    // The library closes the descriptor.
-    free(session);
+    // The library closes the descriptor, and ends c.
+    session->fd = -1;
+    session->c = NULL;
+    drop(session);
     return result;
 }
 
@@ -253,6 +288,14 @@ void session_answered(struct session *session) {
     struct arrival_answer answer;
     ssize_t length = recv(session->control, &answer, sizeof answer, MSG_DONTWAIT);
     if (length < 0 && errno == EAGAIN) return;
+    if (length == sizeof answer && answer.error == 0 && answer.slot == NO_SLOT) return hired(session);
+    if (session->state == WAITING) return decline(session, "the process that would take it in has ended");
+    if (session->state == EXPECTED) {
+        // Another one is asked when the session comes.
+        close(session->control);
+        session->control = -1;
+        return;
+    }
     bool is_ready = session->state == ARRIVING && length == sizeof answer && answer.error == 0 && answer.slot < sc_region->slot_count;
     if (is_ready) {
         session->slot = answer.slot;
