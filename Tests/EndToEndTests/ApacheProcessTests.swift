@@ -90,4 +90,27 @@ extension ApacheTests {
         try #expect(lab.sha256("\(lab.folder)/saved") == file.sha256)
         try scene.finish()
     }
+
+    @Test(arguments: MPM.allCases) func `idle connections are known to the next broker, and move`(mpm: MPM) throws {
+        let scene = try TwoApaches(mpm)
+        let file = try scene.world.lab.makeFile("small.bin", bytes: 20_000)
+        let clients = [try scene.client(), try scene.client(), try scene.client()]
+        var answers: Set<String> = []
+        for client in clients { try answers.insert(String(client.ask("get /small.bin").prefix(68))) }
+        let former = try #require(scene.here.broker)
+        kill(former, SIGKILL)
+        let isKnown = eventually(within: .seconds(5), every: .milliseconds(50)) {
+            guard let next = scene.here.broker, next != former else { return false }
+            return (try? scene.agents.tool(.a, ["agent", "--status"]).stdout.contains("server \(next) of www, 3 sessions")) ?? false
+        }
+        #expect(isKnown, "\(scene.here.errorLog)")
+        try #expect(scene.move().migrated == 3)
+        for client in clients {
+            try answers.insert(String(client.ask("get /small.bin").prefix(68)))
+            try client.send("stop")
+            _ = try client.wait()
+        }
+        #expect(answers == ["200 \(file.sha256)"])
+        try scene.finish()
+    }
 }

@@ -193,6 +193,7 @@ bool arrival_accept(struct connection *connection) {
     }
     connection->slot->out_base = go.out_base;
     connection->slot->is_noted = 1;
+    atomic_store(&connection->slot->is_live, 1);
     arrival->is_live = true;
     return true;
 }

@@ -1,7 +1,7 @@
 // The broker's process: started with the server, ended with it, and its loop.
 //
 // It runs as the server's user and has no rights. It stays through graceful restarts, as the processes of the former configuration do that still
-// serve. When it dies the server starts another; connections become known to that one again when something happens to them.
+// serve. When it dies the server starts another, and tells it of the connections that live.
 
 #include "broker.h"
 #include <ap_listen.h>
@@ -194,11 +194,10 @@ static void maintain(int reason, void *data, apr_wait_t status) {
     atomic_store(&sc_region->broker, 0);
     int state = 0;
     if (ap_mpm_query(AP_MPMQ_MPM_STATE, &state) == APR_SUCCESS && state == AP_MPMQ_STOPPING) return;
-    // What the former one knew is known again when something happens to it.
     for (uint32_t index = 0; index < sc_region->slot_count; index++) sc_region->slots[index].is_noted = 0;
     atomic_store(&sc_region->missed, 1);
     ap_log_error(APLOG_MARK, APLOG_ERR, 0, started.server, "mod_sc: the broker has ended; another one is started");
-    broker_start(started.process, started.configuration, started.server, started.service);
+    if (broker_start(started.process, started.configuration, started.server, started.service) == OK) regain_all(started.server);
 }
 
 int broker_start(apr_pool_t *process, apr_pool_t *configuration, server_rec *server, const char *service) {

@@ -73,12 +73,13 @@ struct slot {
     _Atomic uint32_t freeze;      // a futex
     _Atomic uint32_t busy;        // its thread touches socket or journal
     _Atomic uint32_t changing;    // odd: in the middle of a change
-    int32_t pid;
+    int32_t pid, fd;
     uint32_t obstacles, keepalives;
     uint8_t is_noted;         // the broker knows it
     uint8_t is_unrepeatable;  // the request at hand
     uint8_t is_pinned;        // the agent has been told that it cannot move, and waits to hear that it can
-    uint8_t reserved[5];
+    _Atomic uint8_t is_live;  // it has come, and is not being closed: `fd` is its connection
+    uint8_t reserved[4];
     int64_t out_base; // bytes that the kernel had taken (acknowledged and queued) at position 0
     int64_t out_position;
     uint64_t in_total, in_consumed; // read from the socket, and taken by the request parser

@@ -113,6 +113,8 @@ static int pre_connection(conn_rec *c, void *socket) {
     connection->c = c;
     connection->socket = socket;
     apr_os_sock_get(&connection->fd, connection->socket);
+    slot->fd = connection->fd;
+    if (arrival == NULL) atomic_store_explicit(&slot->is_live, 1, memory_order_release);
     if (arrival) {
         connection->arrival = arrival;
         if (arrival->from.request_length) input_append(slot, arrival->from.request, arrival->from.request_length);
@@ -155,6 +157,7 @@ static int pre_close(conn_rec *c) {
     struct connection *connection = connection_of(c);
     if (connection == NULL) return OK;
     struct slot *slot = connection->slot;
+    atomic_store(&slot->is_live, 0);
     atomic_store(&slot->busy, 1);
     if (atomic_load(&slot->freeze) == SERVED) slot->obstacles |= OBSTACLE_CLOSING;
     else c->aborted = 1;

@@ -144,3 +144,7 @@ void arrival_refuse(struct connection *connection, int error, const char *reason
 // broker.c
 /// Starts it, unless one runs since before a restart. `process` lives as long as the server, `configuration` until a restart.
 int broker_start(apr_pool_t *process, apr_pool_t *configuration, server_rec *server, const char *service);
+
+// regain.c
+/// Tells a new broker of the connections that live.
+void regain_all(server_rec *server);

@@ -88,7 +88,7 @@ void slot_release(struct slot *slot) {
 }
 
 bool note_send(int type, struct slot *slot, int fd) {
-    struct note note = {.type = type, .pid = getpid()};
+    struct note note = {.type = type, .pid = slot ? slot->pid : getpid()};
     if (slot) {
         note.slot = slot_index(sc_region, slot);
         note.life = atomic_load(&slot->life);

@@ -54,8 +54,11 @@ static void drop(struct session *session) {
 
 void session_begin(uint32_t index, uint32_t life, int fd) {
     struct slot *slot = &sc_region->slots[index];
+    // One that ended as it became known was not told of.
+    if (broker.by_slot[index] && broker.by_slot[index]->life != life && broker.by_slot[index]->state == SERVING) drop(broker.by_slot[index]);
     struct session *session = calloc(1, sizeof *session);
-    if (session == NULL || broker.by_slot[index] || atomic_load(&slot->life) != life || sc_create(broker.sc, session, &session->c) < 0) {
+    bool is_there = atomic_load(&slot->life) == life && atomic_load(&slot->state) != SLOT_FREE;
+    if (session == NULL || broker.by_slot[index] || !is_there || sc_create(broker.sc, session, &session->c) < 0) {
         free(session);
         close(fd);
         return;
@@ -73,7 +76,9 @@ void session_begin(uint32_t index, uint32_t life, int fd) {
 void session_look(struct session *session) {
     struct slot *slot = session->has_slot ? slot_of(session) : NULL;
     struct outlook outlook;
-    if (slot == NULL || session->state != SERVING || session->c == NULL || !continuation_look(slot, &outlook)) return;
+    bool is_there = slot && atomic_load(&slot->life) == session->life && atomic_load(&slot->state) != SLOT_FREE;
+    if (slot && !is_there && session->state == SERVING) return drop(session);
+    if (!is_there || session->state != SERVING || session->c == NULL || !continuation_look(slot, &outlook)) return;
     uint64_t seen = session->seen;
     session->seen = outlook.why && !outlook.is_lasting ? outlook.request + 1 : 0;
     bool is_old = outlook.is_lasting || (outlook.why && session->seen == seen);
