@@ -36,6 +36,8 @@ package struct LocalAnswer: Codable, Sendable {
     var logged: [LoggedAnswer]?
     /// Servers that did not park in time; what they have can be taken.
     var late: [LateAnswer]?
+    /// For each of them the most bytes of state that its servers export together.
+    var rooms: [Int]?
     /// Those whose servers say that they cannot move.
     var pinned: [PinAnswer]?
     var orphans: OrphanAnswer?

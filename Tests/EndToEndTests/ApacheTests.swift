@@ -179,13 +179,37 @@ struct ApacheTests {
         try scene.expectRefusal("POST /cgi/once is being carried out and must not be carried out twice")
         try #expect(once.wait() == 0)
         #expect(once.stdout == file.sha256 + "\n")
-        let large = try lab.makeFile("large.bin", bytes: 300_000)
+        let large = try lab.makeFile("large.bin", bytes: 2_000_000)
         let long = try scene.spawn(
-            ["curl", "-sS", "--limit-rate", "200k", "-H", "Expect:", "--data-binary", "@\(lab.documentRoot)/large.bin", scene.here.url("cgi/again")])
-        usleep(700_000)
-        try scene.expectRefusal("its request is longer than 56 KiB")
+            ["curl", "-sS", "--limit-rate", "700k", "-H", "Expect:", "--data-binary", "@\(lab.documentRoot)/large.bin", scene.here.url("cgi/again")])
+        usleep(2_200_000)
+        try scene.expectRefusal("its request is longer than what is kept of it")
         try #expect(long.wait() == 0)
         #expect(long.stdout == large.sha256 + "\n")
+        try scene.finish()
+    }
+
+    @Test(arguments: MPM.allCases) func `a long upload moves with all that the other host has to read again`(mpm: MPM) throws {
+        let scene = try TwoApaches(mpm, lines: ["SCRequestMax 4000000", "<Location /cgi/again>", "SCRepeat all", "</Location>"])
+        let lab = scene.world.lab
+        try scene.writeProgram("again", Self.sum)
+        let files = [try lab.makeFile("some.bin", bytes: 800_000), try lab.makeFile("more.bin", bytes: 3_000_000)]
+        let uploads = try zip(["some", "more"], ["150k", "600k"]).map { name, rate in
+            try scene.spawn(
+                [
+                    "curl", "-sS", "-X", "PUT", "--limit-rate", rate, "-H", "Expect:", "-T", "\(lab.documentRoot)/\(name).bin",
+                    scene.here.url("cgi/again"),
+                ])
+        }
+        usleep(1_500_000)
+        for _ in 0..<3 {
+            usleep(900_000)
+            try #expect(scene.move().migrated == 2)
+        }
+        for (upload, file) in zip(uploads, files) {
+            try #expect(upload.wait(timeout: .seconds(30)) == 0, "\(upload.stderr)")
+            #expect(upload.stdout == file.sha256 + "\n")
+        }
         try scene.finish()
     }
 

@@ -73,20 +73,23 @@ static void set_patience(int fd, int seconds) {
     setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
 }
 
-/// The head with the client's descriptor; -1: none came, -2: the broker only looked whether anybody is here.
-static int receive_head(int fd, struct arrival_head *head) {
-    int passed = -1;
+/// The head with the client's descriptor, and the file with its continuation. -1: none came, -2: the broker only looked whether anybody is here.
+static int receive_head(int fd, struct arrival_head *head, int *file) {
+    int passed[2] = {-1, -1};
     struct iovec part = {head, sizeof *head};
     union {
         struct cmsghdr header;
-        char bytes[CMSG_SPACE(sizeof(int))];
+        char bytes[CMSG_SPACE(sizeof passed)];
     } control;
     struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
     ssize_t length = recvmsg(fd, &message, MSG_CMSG_CLOEXEC | MSG_WAITALL);
     struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-    if (header && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS) memcpy(&passed, CMSG_DATA(header), sizeof passed);
-    if (length == sizeof *head && head->magic == REGION_MAGIC && head->length <= SC_REQUEST_MAX + SC_HEAD_MAX + 4096) return passed;
-    if (passed >= 0) close(passed);
+    bool is_whole = header && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS && header->cmsg_len == CMSG_LEN(sizeof passed);
+    if (is_whole) memcpy(passed, CMSG_DATA(header), sizeof passed);
+    *file = passed[1];
+    if (is_whole && length == sizeof *head && head->magic == REGION_MAGIC && head->length <= SC_REQUEST_MAX + SC_HEAD_MAX + 4096) return passed[0];
+    for (int i = 0; i < 2; i++)
+        if (passed[i] >= 0) close(passed[i]);
     return length == 0 ? -2 : -1;
 }
 
@@ -115,14 +118,16 @@ static const char *receive(apr_pool_t *p, apr_socket_t *socket, apr_sockaddr_t *
     if (send(fd, &here_i_am, sizeof here_i_am, MSG_NOSIGNAL) < 0) return "";
     set_patience(fd, APPROACH);
     struct arrival_head head;
-    int client = receive_head(fd, &head);
+    int file, client = receive_head(fd, &head, &file);
     set_patience(fd, PATIENCE);
     if (client < 0) return client == -2 ? "" : "it brings no connection";
     struct arrival *arrival = apr_pcalloc(p, sizeof *arrival);
     unsigned char *bytes = apr_palloc(p, head.length);
+    bool is_read = pread(file, bytes, head.length, 0) == (ssize_t)head.length;
+    close(file);
     struct sockaddr_storage here, there;
     socklen_t here_size = sizeof here, there_size = sizeof there;
-    if (!read_all(fd, bytes, head.length) || !continuation_decode(bytes, head.length, &arrival->from)
+    if (!is_read || !continuation_decode(bytes, head.length, &arrival->from)
         || getsockname(client, (struct sockaddr *)&here, &here_size) < 0 || getpeername(client, (struct sockaddr *)&there, &there_size) < 0) {
         close(client);
         return "its continuation cannot be read";

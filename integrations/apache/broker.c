@@ -173,9 +173,10 @@ static void serve(server_rec *server, const char *service, int parent) {
     broker.server = server;
     broker.takes_sessions = true;
     broker.by_slot = calloc(sc_region->slot_count, sizeof *broker.by_slot);
+    broker.bytes = malloc(BROKER_BYTES);
     broker.epoll = epoll_create1(EPOLL_CLOEXEC);
     broker.timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
-    int result = broker.by_slot ? sc_open(service, CONTINUATION_VERSION, &session_callbacks, NULL, 0, &broker.sc) : -ENOMEM;
+    int result = broker.by_slot && broker.bytes ? sc_open(service, CONTINUATION_VERSION, &session_callbacks, NULL, 0, &broker.sc) : -ENOMEM;
     if (result < 0 || broker.epoll < 0 || broker.timer < 0) {
         ap_log_error(APLOG_MARK, APLOG_CRIT, -result, server, "mod_sc: the broker for service %s cannot start", service);
         _exit(1);

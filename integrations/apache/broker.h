@@ -29,7 +29,12 @@ struct session {
     struct session *next; // of those that are being parked, or wait
 };
 
+/// The largest state of a session.
+#define BROKER_BYTES ((size_t)SC_STATE_MAX)
+_Static_assert(SC_REQUEST_MAX + SC_HEAD_MAX + 4096 <= SC_STATE_MAX, "a request with its head does not fit into a state");
+
 struct broker {
+    unsigned char *bytes; // BROKER_BYTES, for one state at a time
     server_rec *server;
     sc_t *sc;
     int epoll, timer;

@@ -46,7 +46,7 @@ static const char *obstacle(uint32_t obstacles) {
     if (obstacles & OBSTACLE_CLOSING) return "the connection is being closed";
     if (obstacles & OBSTACLE_TLS) return "it is a TLS connection, whose keys stay in this process";
     if (obstacles & OBSTACLE_PROTOCOL) return "it does not speak HTTP/1";
-    if (obstacles & OBSTACLE_INPUT) return "its request is longer than 56 KiB, and a part has been read already";
+    if (obstacles & OBSTACLE_INPUT) return "its request is longer than what is kept of it (SCRequestMax), and a part has been read already";
     if (obstacles & OBSTACLE_HEAD) return "a response's head is longer than 4 KiB";
     if (obstacles & OBSTACLE_RESPONSES) return "more than 8 responses wait for the client";
     if (obstacles & OBSTACLE_COUNT) return "a filter reads its input in a way that cannot be followed";
@@ -54,12 +54,12 @@ static const char *obstacle(uint32_t obstacles) {
 }
 
 /// The request that begins at `from`, for a person. The slot may be in use.
-static const char *name_request(const struct slot *slot, uint64_t from, const char *what, char words[static 160]) {
+static const char *name_request(const struct region *region, const struct slot *slot, uint64_t from, const char *what, char words[static 160]) {
     uint64_t logged = __atomic_load_n(&slot->in_logged, __ATOMIC_RELAXED), total = __atomic_load_n(&slot->in_total, __ATOMIC_RELAXED);
     char name[60];
     size_t known = 0, length = 0;
-    if (from >= logged && from < total && total - logged <= SC_REQUEST_MAX) known = total - from < sizeof name ? (size_t)(total - from) : sizeof name;
-    memcpy(name, slot->input + (known ? from - logged : 0), known);
+    if (from >= logged && from < total && total - logged <= region->request_max) known = total - from < sizeof name ? (size_t)(total - from) : sizeof name;
+    memcpy(name, slot_input(region, slot) + (known ? from - logged : 0), known);
     while (length < known && name[length] > ' ') length++;
     if (length < known && name[length] == ' ') length++;
     while (length < known && name[length] > ' ' && name[length] != '?') length++;
@@ -81,7 +81,7 @@ static bool is_at_work(const struct slot *slot) {
     return slot->is_unrepeatable && is_open && slot->in_consumed > slot->in_request;
 }
 
-bool continuation_look(const struct slot *slot, struct outlook *out) {
+bool continuation_look(const struct region *region, const struct slot *slot, struct outlook *out) {
     uint32_t before = atomic_load(&slot->changing), obstacles = slot->obstacles & ~(uint32_t)OBSTACLE_CLOSING;
     *out = (struct outlook){.why = obstacle(obstacles), .is_lasting = obstacles & (OBSTACLE_TLS | OBSTACLE_PROTOCOL | OBSTACLE_COUNT)};
     out->request = slot->in_request;
@@ -90,14 +90,14 @@ bool continuation_look(const struct slot *slot, struct outlook *out) {
         const char *what = !response->is_repeatable ? answered : has_ranges(response) ? ranges : NULL;
         if (what == NULL) continue;
         out->request = response->in_start;
-        out->why = name_request(slot, out->request, what, out->words);
+        out->why = name_request(region, slot, out->request, what, out->words);
     }
-    if (out->why == NULL && is_at_work(slot)) out->why = name_request(slot, out->request, carried_out, out->words);
+    if (out->why == NULL && is_at_work(slot)) out->why = name_request(region, slot, out->request, carried_out, out->words);
     atomic_thread_fence(memory_order_acquire);
     return !(before & 1) && atomic_load(&slot->changing) == before;
 }
 
-const char *continuation_take(struct slot *slot, int64_t written, struct continuation *out, char words[static 160]) {
+const char *continuation_take(const struct region *region, struct slot *slot, int64_t written, struct continuation *out, char words[static 160]) {
     memset(out, 0, sizeof *out);
     const char *why = obstacle(slot->obstacles);
     if (why) return why;
@@ -106,14 +106,14 @@ const char *continuation_take(struct slot *slot, int64_t written, struct continu
     for (; index < slot->count && response == NULL; index++)
         if (response_at(slot, index)->out_end == OPEN_END || response_at(slot, index)->out_end > written) response = response_at(slot, index);
     uint64_t from = response ? response->in_start : slot->in_request;
-    if (from < slot->in_logged || slot->in_total - slot->in_logged > SC_REQUEST_MAX) return "its request is no longer remembered";
+    if (from < slot->in_logged || slot->in_total - slot->in_logged > region->request_max) return "its request is no longer remembered";
     // Everything from here on will be carried out again.
     for (uint32_t later = index ? index - 1 : 0; response && later < slot->count; later++)
         if (!response_at(slot, later)->is_repeatable)
-            return name_request(slot, response_at(slot, later)->in_start, answered, words);
-    if (is_at_work(slot)) return name_request(slot, slot->in_request, carried_out, words);
+            return name_request(region, slot, response_at(slot, later)->in_start, answered, words);
+    if (is_at_work(slot)) return name_request(region, slot, slot->in_request, carried_out, words);
     out->keepalives = slot->keepalives;
-    out->request = slot->input + (from - slot->in_logged);
+    out->request = slot_input(region, slot) + (from - slot->in_logged);
     out->request_length = (uint32_t)(slot->in_total - from);
     if (response == NULL) return NULL;
     out->has_response = 1;
@@ -124,7 +124,7 @@ const char *continuation_take(struct slot *slot, int64_t written, struct continu
     if (written < response->out_start) return "its output is not what was noted";
     out->sent = (uint64_t)(written - response->out_start);
     out->body = response->body;
-    if (has_ranges(response)) return name_request(slot, from, ranges, words);
+    if (has_ranges(response)) return name_request(region, slot, from, ranges, words);
     if (response->kind == BODY_CHUNKED && out->sent >= response->head_length) {
         if (response != last_response(slot)) return "an older chunked response waits for the client";
         return take_chunked(slot, written, &out->chunked);

@@ -10,13 +10,13 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 APLOG_USE_MODULE(sc);
 
-#define STATE_ROOM (SC_STATE_MAX)
 /// Seconds that an offer waits for a process; whoever offers is patient for ten.
 #define HIRING_LIMIT 7
 
@@ -78,7 +78,10 @@ void session_look(struct session *session) {
     struct outlook outlook;
     bool is_there = slot && atomic_load(&slot->life) == session->life && atomic_load(&slot->state) != SLOT_FREE;
     if (slot && !is_there && session->state == SERVING) return drop(session);
-    if (!is_there || session->state != SERVING || session->c == NULL || !continuation_look(slot, &outlook)) return;
+    if (!is_there || session->state != SERVING || session->c == NULL || !continuation_look(sc_region, slot, &outlook)) return;
+    // Before it is as long as that: in the next second it may be.
+    bool is_long = slot->in_total - slot->in_logged > SC_REQUEST_SHORT / 2;
+    sc_reserve(session->c, is_long ? sc_region->request_max + SC_STATE_DEFAULT - SC_REQUEST_SHORT : SC_STATE_DEFAULT);
     uint64_t seen = session->seen;
     session->seen = outlook.why && !outlook.is_lasting ? outlook.request + 1 : 0;
     bool is_old = outlook.is_lasting || (outlook.why && session->seen == seen);
@@ -112,10 +115,10 @@ static long take(struct session *session, unsigned char *bytes, const char **why
         *why = "its connection has ended";
         return 0;
     }
-    *why = continuation_take(slot, taken - slot->out_base, &continuation, words);
+    *why = continuation_take(sc_region, slot, taken - slot->out_base, &continuation, words);
     if (*why) return 0;
-    long length = continuation_encode(&continuation, bytes, STATE_ROOM);
-    if (length < 0) *why = "its state is larger than 64 KiB";
+    long length = continuation_encode(&continuation, bytes, BROKER_BYTES);
+    if (length < 0) *why = "its state is larger than 16 MiB";
     return length < 0 ? 0 : length;
 }
 
@@ -125,9 +128,9 @@ static void thaw(struct session *session) {
 }
 
 static void finish_park(struct session *session) {
-    static unsigned char bytes[STATE_ROOM];
     char words[160];
     const char *why = NULL;
+    unsigned char *bytes = broker.bytes;
     long length = take(session, bytes, &why, words);
     if (length > 0 && sc_export(session->c, bytes, (size_t)length) == 0) {
         session->state = PARKED_HERE;
@@ -202,21 +205,24 @@ static int hire(struct session *session) {
 static int give(struct session *session, const void *bytes, size_t length) {
     int result = session->control < 0 ? hire(session) : 0;
     if (result < 0) return result;
-    // Everything is in the socket's buffer at once, so nobody has to be waited for.
-    int room = 1 << 18;
-    setsockopt(session->control, SOL_SOCKET, SO_SNDBUF, &room, sizeof room);
+    // In a file, so that everything is in the socket's buffer at once, and nobody has to be waited for.
+    int fds[2] = {session->fd, memfd_create("sc-session", MFD_CLOEXEC)};
+    if (fds[1] < 0) return -errno;
     struct arrival_head head = {REGION_MAGIC, (uint32_t)length};
-    struct iovec parts[2] = {{&head, sizeof head}, {(void *)bytes, length}};
+    struct iovec part = {&head, sizeof head};
     union {
         struct cmsghdr header;
-        char bytes[CMSG_SPACE(sizeof(int))];
+        char bytes[CMSG_SPACE(sizeof fds)];
     } control = {0};
-    struct msghdr message = {.msg_iov = parts, .msg_iovlen = 2, .msg_control = &control, .msg_controllen = sizeof control};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
     control.header.cmsg_level = SOL_SOCKET;
     control.header.cmsg_type = SCM_RIGHTS;
-    control.header.cmsg_len = CMSG_LEN(sizeof(int));
-    memcpy(CMSG_DATA(&control.header), &session->fd, sizeof(int));
-    if (sendmsg(session->control, &message, MSG_NOSIGNAL | MSG_DONTWAIT) != (ssize_t)(sizeof head + length)) return -EAGAIN;
+    control.header.cmsg_len = CMSG_LEN(sizeof fds);
+    memcpy(CMSG_DATA(&control.header), fds, sizeof fds);
+    if (write(fds[1], bytes, length) != (ssize_t)length) result = -ENOMEM;
+    else if (sendmsg(session->control, &message, MSG_NOSIGNAL | MSG_DONTWAIT) != sizeof head) result = -EAGAIN;
+    close(fds[1]);
+    if (result < 0) return result;
     session->state = ARRIVING;
     return 0;
 }
@@ -361,7 +367,7 @@ void session_orphaned(struct session *session) {
         session->has_slot = false;
         broker.by_slot[old] = NULL;
     } else {
-        static unsigned char bytes[STATE_ROOM];
+        unsigned char *bytes = broker.bytes;
         char words[160];
         const char *why = NULL;
         bool is_torn = atomic_load(&slot->changing) & 1;
@@ -377,6 +383,7 @@ void session_orphaned(struct session *session) {
             drop(session);
         }
     }
+    input_forget(slot, slot->in_total - slot->in_logged);
     atomic_store(&slot->freeze, SERVED);
     atomic_store(&slot->state, SLOT_FREE);
 }

@@ -29,6 +29,7 @@ final class ParkConversation {
         var answer = LocalAnswer()
         answer.known = known.map(\.inode)
         answer.versions = known.map(\.continuation.server.stateVersion)
+        answer.rooms = known.map { servers.parts(of: $0.continuation).reduce(0) { $0 + $1.room } }
         answer.pinned = known.compactMap { inode, continuation in
             servers.pin(of: continuation).map {
                 let peer = continuation.connection?.peer ?? "-"

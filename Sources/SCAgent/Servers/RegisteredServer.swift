@@ -56,6 +56,8 @@ final class RegisteredContinuation {
     var pin: String?
     /// Why it was not parked when that was tried last, and when (monotonic ns).
     var refusal: (reason: String, at: UInt64)?
+    /// The most bytes of its state (sc_reserve).
+    var room = Int(SC_STATE_DEFAULT)
     let begun = monotonicNanoseconds()
     /// The kernel's counters when the server had died.
     var counted: (read: UInt64, written: UInt64)?
@@ -122,7 +124,7 @@ final class RegisteredServer {
             }
         case SC_WIRE_END: remove(number)
         case SC_WIRE_PARKED:
-            let (parked, state) = try packet.content(sc_wire_parked.self) { $0.state_length }
+            let (parked, state) = try packet.parked
             guard let continuation = continuations[number], case .asked(let mover) = continuation.state else { return }
             continuation.state = .parked(mover)
             mover.parked(continuation, state: state, version: parked.state_version)
@@ -144,6 +146,10 @@ final class RegisteredServer {
         case SC_WIRE_PIN:
             let reason = fieldText(try packet.content(sc_wire_reason.self).text)
             continuations[number]?.pin = reason.isEmpty ? nil : reason
+        case SC_WIRE_ROOM:
+            let bytes = try packet.content(sc_wire_room.self).bytes
+            guard UInt32(SC_STATE_DEFAULT)...UInt32(SC_STATE_MAX) ~= bytes else { throw ServerPacket.malformed }
+            continuations[number]?.room = Int(bytes)
         case SC_WIRE_DIFFERS:
             servers.differed(number, at: self, fieldText(try packet.content(sc_wire_reason.self).text))
         case SC_WIRE_OFFERS:
