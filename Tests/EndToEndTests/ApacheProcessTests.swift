@@ -113,4 +113,33 @@ extension ApacheTests {
         #expect(answers == ["200 \(file.sha256)"])
         try scene.finish()
     }
+
+    // The event MPM counts the connections that wait for their clients in its own time (on the way to a timeout), moved or not.
+    @Test(arguments: [MPM.worker, .prefork]) func `the status page of the other host has the session, its client and its request`(mpm: MPM) throws {
+        let scene = try TwoApaches(mpm)
+        let lab = scene.world.lab
+        let file = try lab.makeFile("big.bin", bytes: 40_000_000)
+        let download = try scene.spawn(["curl", "-sS", "--limit-rate", "4M", "-o", "\(lab.folder)/saved", scene.here.url("big.bin")])
+        func has(_ host: Lab.Host) -> Bool {
+            let client = lab.address(.client, .ipv4)
+            guard let page = try? lab.check(in: host, ["curl", "-sS", scene.here.url("status")]) else { return false }
+            let lines = page.split(separator: "\n")
+            return lines.indices.contains { index in
+                index > 1 && lines[index].contains("<td>\(client)</td>") && lines[index].contains("GET /big.bin HTTP/1.1")
+                    && lines[index - 2].hasSuffix("<b>W</b>")
+            }
+        }
+        #expect(eventually(within: .seconds(3), every: .milliseconds(50)) { has(.a) })
+        try scene.move()
+        #expect(eventually(within: .seconds(3), every: .milliseconds(50)) { has(.b) && !has(.a) })
+        // A graceful restart and its end leave the session alone, and the other host's processes are all accounted for.
+        scene.servers[.b]!.signal(SIGUSR1)
+        try #expect(download.wait(timeout: .seconds(30)) == 0, "\(download.stderr)")
+        try #expect(lab.sha256("\(lab.folder)/saved") == file.sha256)
+        let isIdle = eventually(within: .seconds(5), every: .milliseconds(200)) {
+            (try? lab.check(in: .b, ["curl", "-sS", scene.here.url("status?auto")]).contains("BusyWorkers: 1\n")) ?? false
+        }
+        #expect(isIdle)
+        try scene.finish()
+    }
 }

@@ -79,7 +79,8 @@ package final class ServerParking: SessionParking {
             guard (0...(stateRooms[parked.socket] ?? 0)).contains(parked.state_bytes) else {
                 resume()
                 throw CheckpointError(
-                    "a session's state has grown", why: "it has \(parked.state_bytes) bytes, \(stateRooms[parked.socket] ?? 0) were offered", errno: EFBIG,
+                    "a session's state has grown", why: "it has \(parked.state_bytes) bytes, \(stateRooms[parked.socket] ?? 0) were offered",
+                    errno: EFBIG,
                     advice: "The session goes on where it is; try again")
             }
             var state = [UInt8](repeating: 0, count: parked.state_bytes)
