@@ -4,6 +4,7 @@
 // mod_ssl, everything else.
 
 #include "mod_sc.h"
+#include <ap_listen.h>
 #include <ap_mpm.h>
 #include <apr_portable.h>
 #include <apr_strings.h>
@@ -253,6 +254,11 @@ static int post_config(apr_pool_t *p, apr_pool_t *log, apr_pool_t *temp, server_
     (void)log, (void)temp;
     const struct server_conf *conf = ap_get_module_config(server->module_config, &sc_module);
     if (sc_region == NULL || conf->service == NULL || ap_state_query(AP_SQ_MAIN_STATE) == AP_SQ_MS_CREATE_PRE_CONFIG) return OK;
+    if (ap_num_listen_buckets > 1) {
+        ap_log_error(APLOG_MARK, APLOG_CRIT, 0, server, "mod_sc: ListenCoresBucketsRatio makes %d listeners of each, and sessions come to one: choose "
+                     "more than half the number of processors, or none", ap_num_listen_buckets);
+        return HTTP_INTERNAL_SERVER_ERROR;
+    }
     flow_take_over(server);
     return broker_start(server->process->pool, p, server, conf->service);
 }

@@ -132,14 +132,16 @@ static void finish_park(struct session *session) {
     const char *why = NULL;
     unsigned char *bytes = broker.bytes;
     long length = take(session, bytes, &why, words);
-    if (length > 0 && sc_export(session->c, bytes, (size_t)length) == 0) {
+    int result = length > 0 ? sc_export(session->c, bytes, (size_t)length) : 0;
+    if (result < 0) why = result == -EFBIG ? "its request has grown beyond what was announced for it; try again" : "there is no memory";
+    if (why == NULL) {
         session->state = PARKED_HERE;
         if (sc_parked(session->c) == 0) return;
         return thaw(session);
     }
-    ap_log_error(APLOG_MARK, APLOG_NOTICE, 0, broker.server, "mod_sc: a session stays: %s", why ? why : "there is no memory");
+    ap_log_error(APLOG_MARK, APLOG_NOTICE, 0, broker.server, "mod_sc: a session stays: %s", why);
     thaw(session);
-    sc_refuse(session->c, why ? why : "there is no memory");
+    sc_refuse(session->c, why);
 }
 
 static bool is_inside(struct session *session) { return atomic_load(&slot_of(session)->busy) != 0; }
