@@ -129,6 +129,8 @@ void sc__lost(sc_t *sc) {
         }
         for (int n = 0; n < SC_WIRE_CHANNELS; n++) c->channels[n].told = c->channels[n].forget = false;
         c->join_told = false;
+        c->tell_pin = c->pin != NULL;
+        c->tell_room = c->room != SC_STATE_DEFAULT;
         c->answer = NO_ANSWER;
         c->since = sc__now();
         if (c->state == PARKING) sc__resume(c);
@@ -141,13 +143,13 @@ static void receive(sc_t *sc) {
     for (int packets = 0; packets < PACKETS && sc->socket >= 0; packets++) {
         union {
             struct cmsghdr header;
-            char bytes[CMSG_SPACE(sizeof(int) * SC_WIRE_CHANNELS)];
+            char bytes[CMSG_SPACE(sizeof(int) * (SC_WIRE_CHANNELS + 1))];
         } control;
         struct iovec part = {sc->buffer, SC_WIRE_MAX};
         struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
         ssize_t length = recvmsg(sc->socket, &message, MSG_CMSG_CLOEXEC);
         if (length < 0 && (errno == EAGAIN || errno == EINTR)) return;
-        int fds[SC_WIRE_CHANNELS], count = 0;
+        int fds[SC_WIRE_CHANNELS + 1], count = 0;
         if (length > 0) {
             struct cmsghdr *header = CMSG_FIRSTHDR(&message);
             if (header && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS) {

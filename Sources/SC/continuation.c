@@ -38,6 +38,7 @@ int sc_create(sc_t *sc, void *session, sc_continuation_t **out) {
     }
     c->sc = sc;
     c->session = session;
+    c->room = SC_STATE_DEFAULT;
     // The agent numbers offers from 1 << 63.
     c->id = (uint64_t)(++sc->generation & 0x7fffffff) << 32 | index;
     for (int i = 0; i < SC_WIRE_CHANNELS; i++) c->channels[i].fd = -1;
@@ -57,6 +58,7 @@ void sc__free(sc_continuation_t *c) {
     sc__memory_leave(c);
     sc__repeat_free(c);
     free(c->bytes);
+    free(c->pin);
     free(c);
 }
 
@@ -127,8 +129,24 @@ int sc_dissociate(sc_continuation_t *c, int fd) {
     return -ENOENT;
 }
 
+int sc_reserve(sc_continuation_t *c, size_t bytes) {
+    if (bytes < SC_STATE_DEFAULT || bytes > SC_STATE_MAX) return -EINVAL;
+    if (c->sc->memory >= 0) return -EOPNOTSUPP;
+    if (c->ended || c->room == bytes) return 0;
+    c->room = bytes;
+    c->tell_room = true;
+    sc__mark(c);
+    sc__flush(c->sc);
+    return 0;
+}
+
+/// Bytes of state that the agent takes, too, if there is one.
+static size_t room(const sc_continuation_t *c) {
+    return c->sc->status > 0 && c->sc->version < 5 ? SC_STATE_DEFAULT : c->room;
+}
+
 int sc_export(sc_continuation_t *c, const void *bytes, size_t length) {
-    if (length > SC_STATE_MAX) return -EFBIG;
+    if (length > room(c)) return -EFBIG;
     if (c->state == PARKED) return -EBUSY;
     // What the client has already is not part of a state to which a successor could go back, until it has come again.
     if (c->repeating == 0 && sc__memory_export(c, bytes, length, c->sc->state_version)) return 0;
@@ -147,6 +165,7 @@ int sc_export(sc_continuation_t *c, const void *bytes, size_t length) {
 
 int sc_parked(sc_continuation_t *c) {
     if (c->state != PARKING) return -ESTALE;
+    if (c->length > room(c)) return -EFBIG;
     c->state = PARKED;
     c->answer = ANSWER_PARKED;
     sc__mark(c);
@@ -175,6 +194,19 @@ int sc_refuse(sc_continuation_t *c, const char *reason) {
     c->state = RUNNING;
     c->answer = ANSWER_REFUSED;
     snprintf(c->reason, sizeof c->reason, "%s", reason ? reason : "");
+    sc__mark(c);
+    sc__flush(c->sc);
+    return 0;
+}
+
+int sc_pin(sc_continuation_t *c, const char *reason) {
+    if (reason && (*reason == 0 || strlen(reason) > SC_REASON_MAX)) return -EINVAL;
+    if (c->ended || (reason == NULL ? c->pin == NULL : c->pin && strcmp(c->pin, reason) == 0)) return 0;
+    char *copy = reason ? strdup(reason) : NULL;
+    if (reason && copy == NULL) return -ENOMEM;
+    free(c->pin);
+    c->pin = copy;
+    c->tell_pin = true;
     sc__mark(c);
     sc__flush(c->sc);
     return 0;

@@ -54,6 +54,10 @@ struct sc_continuation {
     enum state state;
     enum answer answer;
     char reason[SC_WIRE_REASON];
+    char *pin;     // why it cannot move; NULL: it can
+    bool tell_pin; // the agent knows another one
+    size_t room;   // bytes of state that it may have
+    bool tell_room;
     bool ended, known, is_dirty;
     bool is_late; // imported, and the server has not answered yet
     sc_continuation_t *next_dirty;

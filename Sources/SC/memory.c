@@ -139,7 +139,7 @@ static bool stands_at(int fd, struct sc_memory_record *record) {
 
 bool sc__memory_export(sc_continuation_t *c, const void *bytes, size_t length, uint32_t version) {
     struct sc_memory_slot *slot = c->slot;
-    if (slot == NULL) return false;
+    if (slot == NULL || length > SC_WIRE_STATE) return false;
     const struct sc_memory_record *former = sc__newest(slot);
     struct sc_memory_record record = {
         .number = former->number + 1, .state_index = former->sequence ? !former->state_index : 0, .state_length = (uint32_t)length,

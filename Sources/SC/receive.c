@@ -39,8 +39,8 @@ static bool park(sc_t *sc, sc_continuation_t *c) {
     // It ended while the request was on its way, or it moves already; the agent has heard, or will.
     if (c == NULL || c->ended || c->state != RUNNING) return true;
     c->state = PARKING;
-    // Its state is behind what the client has; the move can go on from the memory.
-    const char *reason = sc->callbacks.park == NULL ? "the server does not park" : c->repeating ? "it repeats output that its client has" : NULL;
+    // One that repeats is behind what the client has; the move can go on from the memory.
+    const char *reason = sc->callbacks.park == NULL ? "the server does not park" : c->repeating ? "it repeats output that its client has" : c->pin;
     if (reason) {
         sc_refuse(c, reason);
         return true;
@@ -70,8 +70,25 @@ static bool offer(sc_t *sc, const struct sc_wire_offer *packet) {
     return true;
 }
 
-/// True when the descriptors are the server's.
-static bool import(sc_t *sc, sc_continuation_t *c, const struct sc_wire_import *packet, const int *fds, int count) {
+/// A copy aligned for the server, whose callback may dispatch nothing but may export. NULL: no memory, or the file is shorter.
+static void *copy_state(const struct sc_wire_import *packet, int file) {
+    size_t length = packet->state_length;
+    char *state = malloc(length ? length : 1);
+    if (state == NULL || file < 0) return state ? memcpy(state, packet + 1, length) : NULL;
+    for (size_t done = 0; done < length;) {
+        ssize_t count = pread(file, state + done, length - done, (off_t)done);
+        if (count < 0 && errno == EINTR) continue;
+        if (count <= 0) {
+            free(state);
+            return NULL;
+        }
+        done += (size_t)count;
+    }
+    return state;
+}
+
+/// True when the descriptors are the server's. `file`: of a state that is longer than a packet; -1: it is in the packet.
+static bool import(sc_t *sc, sc_continuation_t *c, const struct sc_wire_import *packet, const int *fds, int count, int file) {
     if (c == NULL || c->state != ACCEPTED) return false;
     const char *roles[SC_WIRE_CHANNELS];
     char texts[SC_WIRE_CHANNELS][SC_WIRE_ROLE];
@@ -84,11 +101,10 @@ static bool import(sc_t *sc, sc_continuation_t *c, const struct sc_wire_import *
         if (fds[i] < sc->fd_count && sc->by_fd[fds[i]]) sc_dissociate(sc->by_fd[fds[i]], fds[i]);
         if (result == 0) result = sc__add_channel(c, fds[i], texts[i]);
     }
-    // A copy aligned for the server, whose callback may dispatch nothing but may export.
-    void *state = malloc(packet->state_length ? packet->state_length : 1);
+    void *state = copy_state(packet, file);
+    if (file >= 0) close(file);
     if (state == NULL) result = -ENOMEM;
     if (result == 0) {
-        memcpy(state, packet + 1, packet->state_length);
         sc_import_t import = {state, packet->state_length, packet->state_version, (uint32_t)count, fds, roles};
         c->state = IMPORTED;
         c->known = true;
@@ -147,9 +163,10 @@ bool sc__receive(sc_t *sc, size_t length, int *fds, int count) {
     sc_continuation_t *c = sc__find(sc, head->continuation);
     if (head->type == SC_WIRE_IMPORT) {
         const struct sc_wire_import *packet = (const void *)head;
-        bool is_whole = length >= sizeof *packet && packet->state_length <= SC_WIRE_STATE && length == sizeof *packet + packet->state_length
-                        && count > 0 && packet->channels == (uint32_t)count;
-        return is_whole && sc->status > 0 && import(sc, c, packet, fds, count);
+        if (length < sizeof *packet || packet->state_length > SC_STATE_MAX) return false;
+        int files = packet->state_length > SC_WIRE_STATE;
+        bool is_whole = length == sizeof *packet + (files ? 0 : packet->state_length) && count > files && packet->channels == (uint32_t)(count - files);
+        return is_whole && sc->status > 0 && import(sc, c, packet, fds, count - files, files ? fds[count - 1] : -1);
     }
     if (count > 0) return false;
     switch (head->type) {

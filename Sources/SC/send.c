@@ -2,11 +2,14 @@
 
 #include "internal.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
+#include <unistd.h>
 
 static int send_packet(sc_t *sc, void *fixed, size_t length, const void *more, size_t more_length, int fd) {
     struct sc_wire_head *head = fixed;
@@ -84,6 +87,57 @@ static int tell_channel(sc_continuation_t *c, int index) {
     return 0;
 }
 
+/// The agent has a place for what is said of it; of one that is being imported, when it is live.
+static bool is_told(const sc_continuation_t *c) {
+    for (int index = 0; index < SC_WIRE_CHANNELS; index++)
+        if (c->channels[index].told) return true;
+    return false;
+}
+
+static int tell_pin(sc_continuation_t *c) {
+    if (!c->tell_pin || !is_told(c) || c->sc->version < 5) return 0;
+    int result = send_reason(c->sc, SC_WIRE_PIN, c->id, c->pin ? EBUSY : 0, c->pin);
+    if (result == 0) c->tell_pin = false;
+    return result;
+}
+
+static int tell_room(sc_continuation_t *c) {
+    if (!c->tell_room || !is_told(c) || c->sc->version < 5) return 0;
+    struct sc_wire_room packet = {.head = {.type = SC_WIRE_ROOM, .continuation = c->id}, .bytes = (uint32_t)c->room};
+    int result = send_packet(c->sc, &packet, sizeof packet, NULL, 0, -1);
+    if (result == 0) c->tell_room = false;
+    return result;
+}
+
+/// A file that its reader need not fear to shrink or to wait for. Its descriptor, or a negative errno.
+static int state_file(const void *bytes, size_t length) {
+    int fd = memfd_create("sc-state", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (fd < 0) return -errno;
+    for (size_t done = 0; done < length;) {
+        ssize_t count = write(fd, (const char *)bytes + done, length - done);
+        if (count < 0 && errno != EINTR) {
+            int error = errno;
+            close(fd);
+            return -error;
+        }
+        if (count > 0) done += (size_t)count;
+    }
+    fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL);
+    return fd;
+}
+
+static int send_parked(sc_continuation_t *c) {
+    struct sc_wire_parked parked = {
+        .head = {.type = SC_WIRE_PARKED, .continuation = c->id}, .state_version = c->sc->state_version, .state_length = (uint32_t)c->length};
+    if (c->length <= SC_WIRE_STATE) return send_packet(c->sc, &parked, sizeof parked, c->exported, c->length, -1);
+    int fd = state_file(c->exported, c->length);
+    // The agent gives up waiting for it.
+    if (fd < 0) return -EAGAIN;
+    int result = send_packet(c->sc, &parked, sizeof parked, NULL, 0, fd);
+    close(fd);
+    return result;
+}
+
 static int tell(sc_continuation_t *c) {
     if (c->ended) return c->known ? send_head(c->sc, SC_WIRE_END, c->id) : 0;
     for (int index = 0; index < SC_WIRE_CHANNELS; index++) {
@@ -91,11 +145,11 @@ static int tell(sc_continuation_t *c) {
         if (result < 0) return result;
         if (c->channels[index].told) c->known = true;
     }
-    int result = 0;
+    int result = tell_pin(c);
+    if (result == 0) result = tell_room(c);
+    if (result < 0) return result;
     if (c->answer == ANSWER_PARKED) {
-        struct sc_wire_parked parked = {
-            .head = {.type = SC_WIRE_PARKED, .continuation = c->id}, .state_version = c->sc->state_version, .state_length = (uint32_t)c->length};
-        result = send_packet(c->sc, &parked, sizeof parked, c->exported, c->length, -1);
+        result = send_parked(c);
     } else if (c->answer == ANSWER_REFUSED) {
         // While it repeats it is taken without being asked again.
         result = sc__send_refused(c->sc, c->id, c->repeating ? EAGAIN : EBUSY, c->reason);

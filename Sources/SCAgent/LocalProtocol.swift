@@ -9,7 +9,8 @@ import SCEngine
 /// tell its exit status; only root may. `status`: what the agent is doing. `metrics`: the text that the metrics address serves.
 /// `sockets`: which of these belong to servers that take part; on the same connection then `park`, and `gone` or `resume`; only root may. At any time before
 /// these, `leave`: some of the sockets stay, and the rest of the conversation is not about them.
-/// `orphans`: the sessions whose servers have died, and that wait for another one.
+/// `orphans`: the sessions whose servers have died, and that wait for another one. `registered`: the sessions of servers that take part; they come in a
+/// memory file, since they may be many.
 struct LocalRequest: Codable {
     var verb: String
     var arguments: [String]?
@@ -40,7 +41,13 @@ package struct LocalAnswer: Codable, Sendable {
     var late: [LateAnswer]?
     /// To `park` with `partly`: those that do not.
     var refused: [ParkRefusal]?
+    /// For each of them the most bytes of state that its servers export together.
+    var rooms: [Int]?
+    /// Those whose servers say that they cannot move.
+    var pinned: [PinAnswer]?
     var orphans: OrphanAnswer?
+    /// Bytes of the memory file that is an array of `RegisteredSession`.
+    var registered: Int?
     /// Their states come in one memory file, in this order.
     var parked: [ParkAnswer]?
 }
@@ -59,6 +66,31 @@ struct ParkAnswer: Codable, Sendable {
 struct ParkRefusal: Codable, Sendable {
     var socket: UInt64
     var reason: String
+}
+
+/// A session that cannot move, and why.
+struct PinAnswer: Codable, Sendable {
+    var socket: UInt64
+    var reason: String
+}
+
+/// A session of a server that takes part.
+package struct RegisteredSession: Codable, Sendable {
+    /// The name of the service.
+    package var server: String
+    /// The process that has registered, or the agent, of a dead one's.
+    package var pid: Int32
+    /// `IP:PORT` of the client and of the server.
+    package var client, service: String
+    /// Its inode.
+    package var socket: UInt64
+    /// Since it became known.
+    package var seconds: Int
+    /// Why it cannot move.
+    package var pin: String?
+    /// Why it was not parked when that was tried last, and how many seconds ago.
+    package var refusal: String?
+    package var refused: Int?
 }
 
 /// A session that several servers have joined.
@@ -193,6 +225,17 @@ package enum AgentClient {
     /// Sessions of a service whose servers have died; nil: no agent runs here.
     package static func orphans(of service: String) throws(CheckpointError) -> OrphanAnswer? {
         try ask(LocalRequest(verb: "orphans", service: service))?.orphans
+    }
+
+    /// The sessions of servers that take part; nil: no agent runs here.
+    package static func registered() throws(CheckpointError) -> [RegisteredSession]? {
+        guard let connection = connect() else { return nil }
+        let (answer, files) = try converse(connection, LocalRequest(verb: "registered"))
+        var bytes = [UInt8](repeating: 0, count: max(0, answer.registered ?? 0))
+        guard let file = files.first, pread(file.raw, &bytes, bytes.count, 0) == bytes.count,
+            let sessions = try? JSONDecoder().decode([RegisteredSession].self, from: Data(bytes))
+        else { throw CheckpointError("cannot read the agent's sessions", why: "it sent less than it said", errno: EBADMSG) }
+        return sessions
     }
 
     package static func metrics() throws(CheckpointError) -> String? { try ask(LocalRequest(verb: "metrics"))?.text }

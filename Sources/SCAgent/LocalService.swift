@@ -40,11 +40,17 @@ struct LocalService {
             return nil
         case "orphans":
             return LocalAnswer(orphans: OrphanAnswer(agent: getpid(), descriptors: agent.servers.orphans.descriptors(of: request.service ?? "")))
+        case "registered":
+            let bytes = Array((try? JSONEncoder().encode(agent.servers.registered)) ?? Data())
+            let file = try makeStateFile(bytes)
+            LocalService.send(LocalAnswer(registered: bytes.count), on: connection, descriptors: [file.raw])
+            return nil
         case "run":
             try run(request, passed, connection, uid)
             return nil
         default:
-            throw CheckpointError("the agent knows no \"\(request.verb)\"", why: "status, metrics, sockets, orphans and run exist", errno: EINVAL)
+            throw CheckpointError(
+                "the agent knows no \"\(request.verb)\"", why: "status, metrics, sockets, orphans, registered and run exist", errno: EINVAL)
         }
     }
 

@@ -57,7 +57,10 @@ public final class Continuation<Session: AnyObject>: Callable {
     /// It belongs to it no longer; before it is closed. ENOENT: it did not; EBUSY: the session is parked.
     public func dissociate(_ descriptor: Int32) throws(SCError) { try call("sc_dissociate") { sc_dissociate($0, descriptor) } }
 
-    /// Keeps a copy of the session's state, in place of the former. EFBIG: more than 64 KiB; EBUSY: it is parked.
+    /// The state may have so many bytes, 64 KiB to 16 MiB; who would take the session is told beforehand. EOPNOTSUPP: of sessions that outlive the process.
+    public func reserve(_ bytes: Int) throws(SCError) { try call("sc_reserve") { sc_reserve($0, bytes) } }
+
+    /// Keeps a copy of the session's state, in place of the former. EFBIG: more than 64 KiB, or than is reserved; EBUSY: it is parked.
     public func export(_ state: [UInt8]) throws(SCError) {
         try call("sc_export") { handle in state.withUnsafeBytes { sc_export(handle, $0.baseAddress, $0.count) } }
     }
@@ -67,6 +70,10 @@ public final class Continuation<Session: AnyObject>: Callable {
 
     /// It cannot be parked now and is served on. The reason is shown to who asked.
     public func refuse(_ reason: String) throws(SCError) { try call("sc_refuse") { sc_refuse($0, reason) } }
+
+    /// It cannot move, for this reason, until nil says that it can again: who wants to move it is told without `park` being called. EINVAL: an empty reason, or
+    /// one of more than 199 bytes.
+    public func pin(_ reason: String?) throws(SCError) { try call("sc_pin") { sc_pin($0, reason) } }
 
     /// The session is over, or not this process's any longer. Before its descriptors are closed. In any state, also twice.
     public func end() {

@@ -19,35 +19,6 @@ extension ApacheTests {
         try scene.finish()
     }
 
-    @Test func `a new Apache on the same host takes over, and the old one ends`() throws {
-        let scene = try TwoApaches()
-        let lab = scene.world.lab
-        let file = try lab.makeFile("big.bin", bytes: 40_000_000)
-        let download = try scene.spawn(["curl", "-sS", "--limit-rate", "4M", "-o", "\(lab.folder)/saved", scene.here.url("big.bin")])
-        usleep(400_000)
-        let old = scene.here
-        let broker = try #require(old.broker)
-        // Its listeners close; what is there it serves on.
-        old.signal(SIGWINCH)
-        usleep(500_000)
-        try scene.start(.a, name: "new")
-        let takesNoMore = eventually(within: .seconds(10), every: .milliseconds(100)) {
-            (try? scene.agents.tool(.a, ["agent", "--status"]).stdout.contains("server \(broker) of www, 1 sessions\n")) ?? false
-        }
-        #expect(takesNoMore)
-        let socket = "\(lab.folder)/receive"
-        let receiver = try lab.spawn(
-            in: .a, [TwoHosts.program, "receive", "--listen", socket, "--policy", scene.agents.policy(.a)], environment: scene.agents.environment(.a))
-        #expect(receiver.waitForOutputOrError("listening"))
-        let output = try scene.agents.tool(.a, ["migrate", String(old.pid), "--to", "unix:\(socket)", "--service", "www", "--all"])
-        #expect(output.status == 0, "\(output.stderr)")
-        #expect(old.hasEnded(within: .seconds(10)), "\(old.errorLog)")
-        try #expect(download.wait(timeout: .seconds(30)) == 0, "\(download.stderr)")
-        try #expect(lab.sha256("\(lab.folder)/saved") == file.sha256)
-        receiver.terminate()
-        try scene.finish()
-    }
-
     private static let browser = "/usr/bin/chromium"
 
     /// A page of scripts, each of which checks what it brings along.
@@ -117,6 +88,58 @@ extension ApacheTests {
         try scene.move()
         try #expect(download.wait(timeout: .seconds(60)) == 0, "\(download.stderr)")
         try #expect(lab.sha256("\(lab.folder)/saved") == file.sha256)
+        try scene.finish()
+    }
+
+    @Test(arguments: MPM.allCases) func `idle connections are known to the next broker, and move`(mpm: MPM) throws {
+        let scene = try TwoApaches(mpm)
+        let file = try scene.world.lab.makeFile("small.bin", bytes: 20_000)
+        let clients = [try scene.client(), try scene.client(), try scene.client()]
+        var answers: Set<String> = []
+        for client in clients { try answers.insert(String(client.ask("get /small.bin").prefix(68))) }
+        let former = try #require(scene.here.broker)
+        kill(former, SIGKILL)
+        let isKnown = eventually(within: .seconds(5), every: .milliseconds(50)) {
+            guard let next = scene.here.broker, next != former else { return false }
+            return (try? scene.agents.tool(.a, ["agent", "--status"]).stdout.contains("server \(next) of www, 3 sessions")) ?? false
+        }
+        #expect(isKnown, "\(scene.here.errorLog)")
+        try #expect(scene.move().migrated == 3)
+        for client in clients {
+            try answers.insert(String(client.ask("get /small.bin").prefix(68)))
+            try client.send("stop")
+            _ = try client.wait()
+        }
+        #expect(answers == ["200 \(file.sha256)"])
+        try scene.finish()
+    }
+
+    // The event MPM counts the connections that wait for their clients in its own time (on the way to a timeout), moved or not.
+    @Test(arguments: [MPM.worker, .prefork]) func `the status page of the other host has the session, its client and its request`(mpm: MPM) throws {
+        let scene = try TwoApaches(mpm)
+        let lab = scene.world.lab
+        let file = try lab.makeFile("big.bin", bytes: 40_000_000)
+        let download = try scene.spawn(["curl", "-sS", "--limit-rate", "4M", "-o", "\(lab.folder)/saved", scene.here.url("big.bin")])
+        func has(_ host: Lab.Host) -> Bool {
+            let client = lab.address(.client, .ipv4)
+            guard let page = try? lab.check(in: host, ["curl", "-sS", scene.here.url("status")]) else { return false }
+            let lines = page.split(separator: "\n")
+            return lines.indices.contains { index in
+                index > 1 && lines[index].contains("<td>\(client)</td>") && lines[index].contains("GET /big.bin HTTP/1.1")
+                    && lines[index - 2].hasSuffix("<b>W</b>")
+            }
+        }
+        #expect(eventually(within: .seconds(3), every: .milliseconds(50)) { has(.a) })
+        try scene.move()
+        #expect(eventually(within: .seconds(3), every: .milliseconds(50)) { has(.b) && !has(.a) })
+        // A graceful restart and its end leave the session alone, and the other host's processes are all accounted for.
+        scene.servers[.b]!.signal(SIGUSR1)
+        try #expect(download.wait(timeout: .seconds(30)) == 0, "\(download.stderr)")
+        try #expect(lab.sha256("\(lab.folder)/saved") == file.sha256)
+        let isIdle = eventually(within: .seconds(5), every: .milliseconds(200)) {
+            (try? lab.check(in: .b, ["curl", "-sS", scene.here.url("status?auto")]).contains("BusyWorkers: 1\n")) ?? false
+        }
+        #expect(isIdle)
         try scene.finish()
     }
 }

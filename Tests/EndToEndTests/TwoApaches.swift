@@ -5,6 +5,13 @@ import Glibc
 import Support
 import Testing
 
+/// What `sessions --json` says of a server's session.
+struct ServedSession: Decodable {
+    var kind, client, service: String
+    var server, reason, refusal: String?
+    var movable: Bool?
+}
+
 /// Two hosts with agents and Apaches, and what is asked of them.
 final class TwoApaches {
     typealias MPM = ApacheOptions.MPM
@@ -19,6 +26,7 @@ final class TwoApaches {
     static let module = repository + "/.build/apache/mod_sc.so"
     private static let repository = #filePath.split(separator: "/").dropLast(3).map { "/" + $0 }.joined()
     private static let script = #filePath.split(separator: "/").dropLast().map { "/" + $0 }.joined() + "/http_client.py"
+    static let crowd = #filePath.split(separator: "/").dropLast().map { "/" + $0 }.joined() + "/http_crowd.py"
     static let services = """
         {www: {ports: [80, 443], peers: ["a", "b"], accept: [{server: true}], server_users: ["www-data"]}}
         """
@@ -86,6 +94,13 @@ final class TwoApaches {
     func expectRefusal(_ words: String, at location: SourceLocation = #_sourceLocation) throws {
         let output = try agents.tool(home, arguments() + ["--all"])
         #expect(output.status == 1 && output.stderr.contains(words), "\(output.stdout)\(output.stderr)", sourceLocation: location)
+    }
+
+    /// What the host with the sessions knows of them.
+    func sessions() throws -> [ServedSession] {
+        struct Known: Decodable { var sessions: [ServedSession] }
+        let output = try agents.tool(home, ["sessions", "--json"])
+        return try JSONDecoder().decode(Known.self, from: Data(output.stdoutBytes)).sessions.filter { $0.server != nil }
     }
 
     func spawn(_ command: [String], stdin: Lab.Input = .nothing) throws -> Child { try world.lab.spawn(in: .client, command, stdin: stdin) }

@@ -46,6 +46,15 @@ final class FakeAgent {
         return (sc_wire_type(head.type), Array(buffer.prefix(length)), count == 1 ? [SharedDescriptor(fd)] : [])
     }
 
+    /// The next packet, which has a text.
+    func reason() throws -> (type: sc_wire_type, number: UInt64, text: String) {
+        let packet = try next()
+        try #require(packet.bytes.count == MemoryLayout<sc_wire_reason>.size)
+        let reason = packet.bytes.withUnsafeBytes { $0.loadUnaligned(as: sc_wire_reason.self) }
+        let text = withUnsafeBytes(of: reason.text) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
+        return (packet.type, reason.head.continuation, text)
+    }
+
     func send<Packet: BitwiseCopyable>(_ packet: Packet) throws {
         let raw = try #require(connection).raw
         let count = withUnsafeBytes(of: packet) { cproc_send_fds(raw, $0.baseAddress!, $0.count, nil, 0) }

@@ -105,7 +105,7 @@ private final class Heard {
         #expect(sc_associate(one, pair.server, "client") == -EALREADY)
         #expect(sc_associate(other, pair.server, "client") == -EALREADY)
         #expect(sc_dissociate(other, pair.server) == -ENOENT)
-        let large = [UInt8](repeating: 1, count: Int(SC_STATE_MAX) + 1)
+        let large = [UInt8](repeating: 1, count: Int(SC_STATE_DEFAULT) + 1)
         #expect(sc_export(one, large, large.count) == -EFBIG)
         #expect(sc_export(one, large, large.count - 1) == 0)
         sc_end(one)
@@ -208,6 +208,82 @@ private final class Heard {
         dispatch(sc) { sc_status(sc) == 1 }
         #expect(try agent.next().type == SC_WIRE_OFFERS)
         return (agent, sc)
+    }
+
+    @Test func `what is pinned is refused by the library, and each agent is told why`() throws {
+        let agent = try FakeAgent(path)
+        let sc = try open()
+        _ = try agent.accept()
+        let pair = try tcpPair()
+        let c = try create(sc)
+        #expect(sc_pin(c, "") == -EINVAL && sc_pin(c, String(repeating: "x", count: 200)) == -EINVAL)
+        #expect(sc_pin(c, "keys") == 0 && sc_pin(c, "keys") == 0)
+        #expect(sc_associate(c, pair.server, "client") == 0)
+        try agent.welcome(version: 5)
+        dispatch(sc) { agent.hasPacket }
+        let number = try agent.next().bytes.withUnsafeBytes { $0.loadUnaligned(as: sc_wire_head.self) }.continuation
+        try #expect(agent.reason() == (SC_WIRE_PIN, number, "keys") && !agent.hasPacket)
+        try agent.park(number)
+        dispatch(sc) { agent.hasPacket }
+        try #expect(agent.reason() == (SC_WIRE_REFUSED, number, "keys") && heard.calls.isEmpty)
+        #expect(sc_pin(c, nil) == 0 && sc_pin(c, nil) == 0)
+        try #expect(agent.reason() == (SC_WIRE_PIN, number, "") && !agent.hasPacket)
+        try agent.park(number)
+        dispatch(sc) { !heard.calls.isEmpty }
+        #expect(heard.calls == ["park"])
+        sc_end(c)
+        sc_close(sc)
+        close(pair.server)
+        close(pair.client)
+    }
+
+    @Test func `a long state is reserved, and comes in a sealed file`() throws {
+        let agent = try FakeAgent(path)
+        let sc = try open()
+        _ = try agent.accept()
+        let pair = try tcpPair()
+        let c = try create(sc)
+        let long = (0..<200_000).map { UInt8(truncatingIfNeeded: $0 &* 7) }
+        #expect(sc_reserve(c, 1) == -EINVAL && sc_reserve(c, Int(SC_STATE_MAX) + 1) == -EINVAL)
+        #expect(sc_export(c, long, long.count) == -EFBIG)
+        #expect(sc_reserve(c, long.count) == 0 && sc_export(c, long, long.count) == 0 && sc_export(c, long, long.count + 1) == -EFBIG)
+        #expect(sc_associate(c, pair.server, "client") == 0)
+        try agent.welcome(version: 5)
+        dispatch(sc) { agent.hasPacket }
+        let number = try agent.next().bytes.withUnsafeBytes { $0.loadUnaligned(as: sc_wire_head.self) }.continuation
+        let room = try agent.next()
+        #expect(room.type == SC_WIRE_ROOM && room.bytes.withUnsafeBytes { $0.loadUnaligned(as: sc_wire_room.self) }.bytes == 200_000)
+        heard.parks = false
+        try agent.park(number)
+        dispatch(sc) { !heard.calls.isEmpty }
+        #expect(sc_export(c, long, long.count) == 0 && sc_parked(c) == 0)
+        let parked = try agent.next()
+        var state = [UInt8](repeating: 0, count: long.count)
+        try #require(parked.type == SC_WIRE_PARKED && parked.bytes.count == MemoryLayout<sc_wire_parked>.size && parked.fds.count == 1)
+        #expect(cproc_is_sealed(parked.fds[0].raw) && !cproc_is_sealed(pair.client))
+        #expect(pread(parked.fds[0].raw, &state, state.count, 0) == state.count && state == long)
+        sc_end(c)
+        sc_close(sc)
+        close(pair.server)
+        close(pair.client)
+    }
+
+    @Test func `an agent of a former version gets no long state`() throws {
+        let agent = try FakeAgent(path)
+        let sc = try open()
+        _ = try agent.accept()
+        try agent.welcome(version: 4)
+        dispatch(sc) { sc_status(sc) == 1 }
+        let pair = try tcpPair()
+        let c = try create(sc)
+        let long = [UInt8](repeating: 1, count: 70_000)
+        #expect(sc_reserve(c, 100_000) == 0 && sc_pin(c, "why") == 0 && sc_associate(c, pair.server, "client") == 0)
+        #expect(sc_export(c, long, long.count) == -EFBIG && sc_export(c, long, Int(SC_STATE_DEFAULT)) == 0)
+        #expect(try agent.next().type == SC_WIRE_ASSOCIATE && !agent.hasPacket)
+        sc_end(c)
+        sc_close(sc)
+        close(pair.server)
+        close(pair.client)
     }
 
     @Test func `an offer is declined, refused at the import, and taken`() throws {

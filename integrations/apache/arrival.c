@@ -12,6 +12,7 @@
 #include <http_core.h>
 #include <http_log.h>
 #include <netinet/in.h>
+#include <scoreboard.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -21,7 +22,8 @@
 
 APLOG_USE_MODULE(sc);
 
-/// Seconds: for the broker to say what it has to say, and for a move to be decided.
+/// Seconds: for a session that was offered to come, for the broker to say what it has to say, and for a move to be decided.
+#define APPROACH 20
 #define PATIENCE 5
 #define DECISION 60
 
@@ -71,20 +73,23 @@ static void set_patience(int fd, int seconds) {
     setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
 }
 
-/// The head with the client's descriptor; -1: none came, -2: the broker only looked whether anybody is here.
-static int receive_head(int fd, struct arrival_head *head) {
-    int passed = -1;
+/// The head with the client's descriptor, and the file with its continuation. -1: none came, -2: the broker only looked whether anybody is here.
+static int receive_head(int fd, struct arrival_head *head, int *file) {
+    int passed[2] = {-1, -1};
     struct iovec part = {head, sizeof *head};
     union {
         struct cmsghdr header;
-        char bytes[CMSG_SPACE(sizeof(int))];
+        char bytes[CMSG_SPACE(sizeof passed)];
     } control;
     struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
     ssize_t length = recvmsg(fd, &message, MSG_CMSG_CLOEXEC | MSG_WAITALL);
     struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-    if (header && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS) memcpy(&passed, CMSG_DATA(header), sizeof passed);
-    if (length == sizeof *head && head->magic == REGION_MAGIC && head->length <= SC_REQUEST_MAX + SC_HEAD_MAX + 4096) return passed;
-    if (passed >= 0) close(passed);
+    bool is_whole = header && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS && header->cmsg_len == CMSG_LEN(sizeof passed);
+    if (is_whole) memcpy(passed, CMSG_DATA(header), sizeof passed);
+    *file = passed[1];
+    if (is_whole && length == sizeof *head && head->magic == REGION_MAGIC && head->length <= SC_REQUEST_MAX + SC_HEAD_MAX + 4096) return passed[0];
+    for (int i = 0; i < 2; i++)
+        if (passed[i] >= 0) close(passed[i]);
     return length == 0 ? -2 : -1;
 }
 
@@ -108,15 +113,21 @@ static const char *receive(apr_pool_t *p, apr_socket_t *socket, apr_sockaddr_t *
     socklen_t who_size = sizeof who;
     if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &who_size) < 0 || who.pid != atomic_load(&sc_region->broker)) return "it is not from the broker";
     fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK);
-    set_patience(fd, PATIENCE);
+    // From now on this thread waits for the session. It was asked for at the offer, so that the client need not wait for a thread.
+    struct arrival_answer here_i_am = {.slot = NO_SLOT};
+    if (send(fd, &here_i_am, sizeof here_i_am, MSG_NOSIGNAL) < 0) return "";
+    set_patience(fd, APPROACH);
     struct arrival_head head;
-    int client = receive_head(fd, &head);
+    int file, client = receive_head(fd, &head, &file);
+    set_patience(fd, PATIENCE);
     if (client < 0) return client == -2 ? "" : "it brings no connection";
     struct arrival *arrival = apr_pcalloc(p, sizeof *arrival);
     unsigned char *bytes = apr_palloc(p, head.length);
+    bool is_read = pread(file, bytes, head.length, 0) == (ssize_t)head.length;
+    close(file);
     struct sockaddr_storage here, there;
     socklen_t here_size = sizeof here, there_size = sizeof there;
-    if (!read_all(fd, bytes, head.length) || !continuation_decode(bytes, head.length, &arrival->from)
+    if (!is_read || !continuation_decode(bytes, head.length, &arrival->from)
         || getsockname(client, (struct sockaddr *)&here, &here_size) < 0 || getpeername(client, (struct sockaddr *)&there, &there_size) < 0) {
         close(client);
         return "its continuation cannot be read";
@@ -137,9 +148,11 @@ static const char *receive(apr_pool_t *p, apr_socket_t *socket, apr_sockaddr_t *
 }
 
 conn_rec *arrival_create_connection(apr_pool_t *p, server_rec *server, apr_socket_t *socket, long id, void *sbh, apr_bucket_alloc_t *alloc) {
-    (void)id, (void)sbh, (void)alloc;
+    (void)id, (void)alloc;
     apr_sockaddr_t *local = NULL;
     if (sc_region == NULL || apr_socket_addr_get(&local, APR_LOCAL, socket) != APR_SUCCESS || local->family != APR_UNIX) return NULL;
+    // Or the MPM would take it for idle, and start no others.
+    ap_update_child_status(sbh, SERVER_BUSY_READ, NULL);
     const char *why = receive(p, socket, local);
     if (why) {
         if (*why) ap_log_error(APLOG_MARK, APLOG_ERR, errno, server, "mod_sc: a session did not come: %s", why);
@@ -185,6 +198,7 @@ bool arrival_accept(struct connection *connection) {
     }
     connection->slot->out_base = go.out_base;
     connection->slot->is_noted = 1;
+    atomic_store(&connection->slot->is_live, 1);
     arrival->is_live = true;
     return true;
 }

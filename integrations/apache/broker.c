@@ -1,7 +1,7 @@
 // The broker's process: started with the server, ended with it, and its loop.
 //
 // It runs as the server's user and has no rights. It stays through graceful restarts, as the processes of the former configuration do that still
-// serve. When it dies the server starts another; connections become known to that one again when something happens to them.
+// serve. When it dies the server starts another, and tells it of the connections that live.
 
 #include "broker.h"
 #include <ap_listen.h>
@@ -103,6 +103,8 @@ static void read_notes(void) {
         } else {
             if (fd >= 0) close(fd);
             if (is_known && note.type == NOTE_ENDED && atomic_load(&sc_region->slots[note.slot].life) == note.life) session_ended(note.slot);
+            struct session *session = is_known && note.type == NOTE_PASSED ? broker.by_slot[note.slot] : NULL;
+            if (session && session->life == note.life) session_look(session);
             if (is_known && note.type == NOTE_STARTED) look_after(note.pid);
             if (is_known && note.type == NOTE_STOPPING) stopping(note.pid);
         }
@@ -118,6 +120,9 @@ static void sweep(void) {
 
 static void second_passed(void) {
     if (atomic_load(&sc_region->missed)) sweep();
+    for (uint32_t index = 0; index < sc_region->slot_count; index++)
+        if (broker.by_slot[index]) session_look(broker.by_slot[index]);
+    session_wait_less();
     if (broker.probes == 0) return;
     broker.probes--;
     bool takes = session_probe();
@@ -168,9 +173,10 @@ static void serve(server_rec *server, const char *service, int parent) {
     broker.server = server;
     broker.takes_sessions = true;
     broker.by_slot = calloc(sc_region->slot_count, sizeof *broker.by_slot);
+    broker.bytes = malloc(BROKER_BYTES);
     broker.epoll = epoll_create1(EPOLL_CLOEXEC);
     broker.timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
-    int result = broker.by_slot ? sc_open(service, CONTINUATION_VERSION, &session_callbacks, NULL, 0, &broker.sc) : -ENOMEM;
+    int result = broker.by_slot && broker.bytes ? sc_open(service, CONTINUATION_VERSION, &session_callbacks, NULL, 0, &broker.sc) : -ENOMEM;
     if (result < 0 || broker.epoll < 0 || broker.timer < 0) {
         ap_log_error(APLOG_MARK, APLOG_CRIT, -result, server, "mod_sc: the broker for service %s cannot start", service);
         _exit(1);
@@ -189,11 +195,10 @@ static void maintain(int reason, void *data, apr_wait_t status) {
     atomic_store(&sc_region->broker, 0);
     int state = 0;
     if (ap_mpm_query(AP_MPMQ_MPM_STATE, &state) == APR_SUCCESS && state == AP_MPMQ_STOPPING) return;
-    // What the former one knew is known again when something happens to it.
     for (uint32_t index = 0; index < sc_region->slot_count; index++) sc_region->slots[index].is_noted = 0;
     atomic_store(&sc_region->missed, 1);
     ap_log_error(APLOG_MARK, APLOG_ERR, 0, started.server, "mod_sc: the broker has ended; another one is started");
-    broker_start(started.process, started.configuration, started.server, started.service);
+    if (broker_start(started.process, started.configuration, started.server, started.service) == OK) regain_all(started.server);
 }
 
 int broker_start(apr_pool_t *process, apr_pool_t *configuration, server_rec *server, const char *service) {

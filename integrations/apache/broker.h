@@ -10,7 +10,8 @@ enum session_state {
     PARKED_HERE,
     ARRIVING, // given to the MPM, no answer yet
     READY,    // it can be served here, and is not live
-    EXPECTED, // an offer was accepted
+    WAITING,  // an offer came, and a process to take it in is being waited for
+    EXPECTED, // the offer was accepted; `control` leads to that process
 };
 
 struct session {
@@ -21,16 +22,24 @@ struct session {
     uint32_t slot, life;
     bool has_slot;
     bool is_revival;      // it was served here by a process that died
+    sc_offer_t *offer;    // while WAITING
+    unsigned waited;      // seconds that it has been
     unsigned asked;       // milliseconds since it was asked to park
-    struct session *next; // of those that are being parked
+    uint64_t seen;        // the request that was in the way when it was looked at last, plus one; 0: none was
+    struct session *next; // of those that are being parked, or wait
 };
 
+/// The largest state of a session.
+#define BROKER_BYTES ((size_t)SC_STATE_MAX)
+_Static_assert(SC_REQUEST_MAX + SC_HEAD_MAX + 4096 <= SC_STATE_MAX, "a request with its head does not fit into a state");
+
 struct broker {
+    unsigned char *bytes; // BROKER_BYTES, for one state at a time
     server_rec *server;
     sc_t *sc;
     int epoll, timer;
     struct session **by_slot;
-    struct session *parking;
+    struct session *parking, *waiting;
     struct process *processes;
     bool takes_sessions;
     int probes; // looks that are due whether anybody accepts here
@@ -47,9 +56,13 @@ extern const sc_callbacks_t session_callbacks;
 void session_begin(uint32_t index, uint32_t life, int fd);
 /// The connection of a slot is over.
 void session_ended(uint32_t index);
+/// Tells the agent whether it can move. Once a second of all: what stands in the way for less long is told when somebody asks for the session.
+void session_look(struct session *session);
 /// Its process has died in the middle.
 void session_orphaned(struct session *session);
 /// A process that takes the session in has said something, or has gone.
 void session_answered(struct session *session);
 void session_park_again(void);
+/// A second has passed: declines the offers for which no process has been free for long.
+void session_wait_less(void);
 bool session_probe(void);

@@ -42,48 +42,78 @@ static const char *take_chunked(struct slot *slot, int64_t written, struct chunk
     return NULL;
 }
 
-static const char *obstacle(const struct slot *slot) {
-    uint32_t obstacles = slot->obstacles;
+static const char *obstacle(uint32_t obstacles) {
     if (obstacles & OBSTACLE_CLOSING) return "the connection is being closed";
     if (obstacles & OBSTACLE_TLS) return "it is a TLS connection, whose keys stay in this process";
     if (obstacles & OBSTACLE_PROTOCOL) return "it does not speak HTTP/1";
-    if (obstacles & OBSTACLE_INPUT) return "its request is longer than 56 KiB, and a part has been read already";
+    if (obstacles & OBSTACLE_INPUT) return "its request is longer than what is kept of it (SCRequestMax), and a part has been read already";
     if (obstacles & OBSTACLE_HEAD) return "a response's head is longer than 4 KiB";
     if (obstacles & OBSTACLE_RESPONSES) return "more than 8 responses wait for the client";
     if (obstacles & OBSTACLE_COUNT) return "a filter reads its input in a way that cannot be followed";
     return NULL;
 }
 
-/// The request that begins at `from`, for a person.
-static const char *name_request(const struct slot *slot, uint64_t from, const char *what, char words[static 160]) {
-    const char *begin = slot->input + (from - slot->in_logged);
-    int length = 0;
-    while (length < 60 && from + (uint64_t)length < slot->in_total && begin[length] > ' ') length++;
-    if (length < 60 && from + (uint64_t)length < slot->in_total && begin[length] == ' ') length++;
-    while (length < 60 && from + (uint64_t)length < slot->in_total && begin[length] > ' ' && begin[length] != '?') length++;
-    snprintf(words, 160, "%.*s %s", length, begin, what);
+/// The request that begins at `from`, for a person. The slot may be in use.
+static const char *name_request(const struct region *region, const struct slot *slot, uint64_t from, const char *what, char words[static 160]) {
+    uint64_t logged = __atomic_load_n(&slot->in_logged, __ATOMIC_RELAXED), total = __atomic_load_n(&slot->in_total, __ATOMIC_RELAXED);
+    char name[60];
+    size_t known = 0, length = 0;
+    if (from >= logged && from < total && total - logged <= region->request_max) known = total - from < sizeof name ? (size_t)(total - from) : sizeof name;
+    memcpy(name, slot_input(region, slot) + (known ? from - logged : 0), known);
+    while (length < known && name[length] > ' ') length++;
+    if (length < known && name[length] == ' ') length++;
+    while (length < known && name[length] > ' ' && name[length] != '?') length++;
+    snprintf(words, 160, "%.*s %s", (int)length, name, what);
     return words;
 }
 
-const char *continuation_take(struct slot *slot, int64_t written, struct continuation *out, char words[static 160]) {
+static const char answered[] = "is being answered and must not be carried out twice (SCRepeat)";
+static const char carried_out[] = "is being carried out and must not be carried out twice (SCRepeat)";
+static const char ranges[] = "is answered with several ranges, whose separators differ from server to server";
+
+static bool has_ranges(const struct response *response) {
+    size_t length = response->head_length < SC_HEAD_MAX ? response->head_length : SC_HEAD_MAX;
+    return response->head_done && memmem(response->head, length, "multipart/byteranges", 20);
+}
+
+static bool is_at_work(const struct slot *slot) {
+    bool is_open = slot->count == 0 || response_at((struct slot *)slot, slot->count - 1)->out_end != OPEN_END;
+    return slot->is_unrepeatable && is_open && slot->in_consumed > slot->in_request;
+}
+
+bool continuation_look(const struct region *region, const struct slot *slot, struct outlook *out) {
+    uint32_t before = atomic_load(&slot->changing), obstacles = slot->obstacles & ~(uint32_t)OBSTACLE_CLOSING;
+    *out = (struct outlook){.why = obstacle(obstacles), .is_lasting = obstacles & (OBSTACLE_TLS | OBSTACLE_PROTOCOL | OBSTACLE_COUNT)};
+    out->request = slot->in_request;
+    for (uint32_t index = 0; out->why == NULL && index < slot->count && index < SC_RESPONSES; index++) {
+        const struct response *response = response_at((struct slot *)slot, index);
+        const char *what = !response->is_repeatable ? answered : has_ranges(response) ? ranges : NULL;
+        if (what == NULL) continue;
+        out->request = response->in_start;
+        out->why = name_request(region, slot, out->request, what, out->words);
+    }
+    if (out->why == NULL && is_at_work(slot)) out->why = name_request(region, slot, out->request, carried_out, out->words);
+    atomic_thread_fence(memory_order_acquire);
+    return !(before & 1) && atomic_load(&slot->changing) == before;
+}
+
+const char *continuation_take(const struct region *region, struct slot *slot, int64_t written, struct continuation *out, char words[static 160]) {
     memset(out, 0, sizeof *out);
-    const char *why = obstacle(slot);
+    const char *why = obstacle(slot->obstacles);
     if (why) return why;
     struct response *response = NULL;
     uint32_t index = 0;
     for (; index < slot->count && response == NULL; index++)
         if (response_at(slot, index)->out_end == OPEN_END || response_at(slot, index)->out_end > written) response = response_at(slot, index);
     uint64_t from = response ? response->in_start : slot->in_request;
-    if (from < slot->in_logged || slot->in_total - slot->in_logged > SC_REQUEST_MAX) return "its request is no longer remembered";
+    if (from < slot->in_logged || slot->in_total - slot->in_logged > region->request_max) return "its request is no longer remembered";
     // Everything from here on will be carried out again.
     for (uint32_t later = index ? index - 1 : 0; response && later < slot->count; later++)
         if (!response_at(slot, later)->is_repeatable)
-            return name_request(slot, response_at(slot, later)->in_start, "is being answered and must not be carried out twice (SCRepeat)", words);
-    bool is_open = slot->count == 0 || last_response(slot)->out_end != OPEN_END;
-    if (slot->is_unrepeatable && is_open && slot->in_consumed > slot->in_request)
-        return name_request(slot, slot->in_request, "is being carried out and must not be carried out twice (SCRepeat)", words);
+            return name_request(region, slot, response_at(slot, later)->in_start, answered, words);
+    if (is_at_work(slot)) return name_request(region, slot, slot->in_request, carried_out, words);
     out->keepalives = slot->keepalives;
-    out->request = slot->input + (from - slot->in_logged);
+    out->request = slot_input(region, slot) + (from - slot->in_logged);
     out->request_length = (uint32_t)(slot->in_total - from);
     if (response == NULL) return NULL;
     out->has_response = 1;
@@ -94,8 +124,7 @@ const char *continuation_take(struct slot *slot, int64_t written, struct continu
     if (written < response->out_start) return "its output is not what was noted";
     out->sent = (uint64_t)(written - response->out_start);
     out->body = response->body;
-    if (response->head_done && memmem(response->head, response->head_length, "multipart/byteranges", 20))
-        return name_request(slot, from, "is answered with several ranges, whose separators differ from server to server", words);
+    if (has_ranges(response)) return name_request(region, slot, from, ranges, words);
     if (response->kind == BODY_CHUNKED && out->sent >= response->head_length) {
         if (response != last_response(slot)) return "an older chunked response waits for the client";
         return take_chunked(slot, written, &out->chunked);

@@ -30,7 +30,18 @@ struct continuation {
 
 /// Reads the slot, which nobody changes meanwhile; `written` is the stream position up to which the kernel has taken the output.
 /// NULL, or why the session cannot be continued elsewhere; the text is static or in `words`.
-const char *continuation_take(struct slot *slot, int64_t written, struct continuation *out, char words[static 160]);
+const char *continuation_take(const struct region *region, struct slot *slot, int64_t written, struct continuation *out, char words[static 160]);
+
+/// What stands in the way of a session, for who asks before it is to move.
+struct outlook {
+    const char *why;  // NULL: nothing; static, or in `words`
+    bool is_lasting;  // until the connection ends
+    uint64_t request; // the position of the request that is in the way, unless it lasts
+    char words[160];
+};
+
+/// Reads a slot that is in use. False: it has changed meanwhile, and nothing is known.
+bool continuation_look(const struct region *region, const struct slot *slot, struct outlook *out);
 
 /// Into `bytes`; the length, or -1 when it is more than `room`.
 long continuation_encode(const struct continuation *in, unsigned char *bytes, size_t room);

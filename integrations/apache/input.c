@@ -5,30 +5,43 @@
 #include <http_core.h>
 #include <poll.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 
 static ap_filter_rec_t *count_filter;
 
 void input_append(struct slot *slot, const char *bytes, apr_size_t length) {
     uint64_t offset = slot->in_total - slot->in_logged;
+    // What is not carried out again is not needed; the rest is for what follows it.
+    uint64_t most = slot->is_unrepeatable ? SC_REQUEST_SHORT : sc_region->request_max;
     begin_change(slot);
-    if (offset + length <= SC_REQUEST_MAX) memcpy(slot->input + offset, bytes, length);
+    if (offset + length <= most && !(slot->obstacles & OBSTACLE_INPUT)) memcpy(slot_input(sc_region, slot) + offset, bytes, length);
     else slot->obstacles |= OBSTACLE_INPUT;
     slot->in_total += length;
     end_change(slot);
 }
 
+void input_forget(struct slot *slot, uint64_t kept) {
+    if (kept <= SC_REQUEST_SHORT) return;
+    char *input = slot_input(sc_region, slot);
+    if (kept > sc_region->request_max) kept = sc_region->request_max;
+    madvise(input + SC_REQUEST_SHORT, kept - SC_REQUEST_SHORT, MADV_REMOVE);
+}
+
 void input_trim(struct slot *slot, uint64_t to) {
     if (to <= slot->in_logged) return;
+    uint64_t kept = slot->in_total - slot->in_logged;
     begin_change(slot);
     if (slot->obstacles & OBSTACLE_INPUT) {
         // What came too much is lost, unless all of it is done.
         if (to >= slot->in_total) slot->obstacles &= ~(uint32_t)OBSTACLE_INPUT;
     } else if (to < slot->in_total) {
-        memmove(slot->input, slot->input + (to - slot->in_logged), slot->in_total - to);
+        char *input = slot_input(sc_region, slot);
+        memmove(input, input + (to - slot->in_logged), slot->in_total - to);
     }
     slot->in_logged = to;
     end_change(slot);
+    if (slot->in_total - to <= SC_REQUEST_SHORT) input_forget(slot, kept);
 }
 
 /// Waits without holding anything: a session may be frozen and may leave meanwhile.

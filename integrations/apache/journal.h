@@ -10,8 +10,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/// Bytes of requests that are not answered completely; with the rest it has to fit into SC_STATE_MAX.
-#define SC_REQUEST_MAX 57344
+/// Bytes that are kept of requests that are not answered completely. Of one that may not be carried out again, and of all by which a state still fits into
+/// SC_STATE_DEFAULT; and by default and at most of the others (SCRequestMax).
+#define SC_REQUEST_SHORT 57344u
+#define SC_REQUEST_DEFAULT 1048576u
+#define SC_REQUEST_MAX 16711680u
 /// Bytes of a response's head, interim responses included.
 #define SC_HEAD_MAX 4096
 /// Responses that are produced and not sent completely (pipelining).
@@ -35,7 +38,7 @@ enum freeze {
 enum obstacle {
     OBSTACLE_TLS = 1,
     OBSTACLE_PROTOCOL = 2,  // not HTTP/1: HTTP/2, or what followed an upgrade
-    OBSTACLE_INPUT = 4,     // the requests are longer than SC_REQUEST_MAX
+    OBSTACLE_INPUT = 4,     // the requests are longer than what is kept
     OBSTACLE_HEAD = 8,      // a response's head is longer than SC_HEAD_MAX
     OBSTACLE_RESPONSES = 16, // more than SC_RESPONSES
     OBSTACLE_CLOSING = 32,
@@ -73,21 +76,22 @@ struct slot {
     _Atomic uint32_t freeze;      // a futex
     _Atomic uint32_t busy;        // its thread touches socket or journal
     _Atomic uint32_t changing;    // odd: in the middle of a change
-    int32_t pid;
+    int32_t pid, fd;
     uint32_t obstacles, keepalives;
     uint8_t is_noted;         // the broker knows it
     uint8_t is_unrepeatable;  // the request at hand
-    uint8_t reserved[6];
+    uint8_t is_pinned;        // the agent has been told that it cannot move, and waits to hear that it can
+    _Atomic uint8_t is_live;  // it has come, and is not being closed: `fd` is its connection
+    uint8_t reserved[4];
     int64_t out_base; // bytes that the kernel had taken (acknowledged and queued) at position 0
     int64_t out_position;
     uint64_t in_total, in_consumed; // read from the socket, and taken by the request parser
     uint64_t in_request;            // where the next request begins
-    uint64_t in_logged;             // the position of input[0]
+    uint64_t in_logged;             // the position of the first byte that is kept (slot_input)
     uint32_t first, count;          // of responses, in the ring
     uint64_t chunk_count;
     struct response responses[SC_RESPONSES];
     struct chunk chunks[SC_CHUNKS];
-    char input[SC_REQUEST_MAX];
 };
 
 #define REGION_MAGIC 0x31526373u
@@ -95,6 +99,7 @@ struct slot {
 struct region {
     uint32_t magic, slot_count;
     uint64_t size, slot_size;
+    uint32_t request_max; // bytes that are kept of each connection's requests, a whole number of pages: behind the slots, in their order
     _Atomic int32_t broker;      // its pid
     _Atomic uint32_t missed;     // messages to the broker that were lost: it looks at every slot
     _Atomic uint32_t hint;
@@ -105,16 +110,18 @@ struct region {
 
 /// From the processes that serve to the broker, over a SOCK_SEQPACKET pair.
 struct note {
-    enum { NOTE_LASTS, NOTE_ENDED, NOTE_STARTED, NOTE_STOPPING } type; // NOTE_LASTS comes with the connection's descriptor
+    enum { NOTE_LASTS, NOTE_ENDED, NOTE_PASSED, NOTE_STARTED, NOTE_STOPPING } type; // NOTE_LASTS comes with the connection's descriptor
     uint32_t slot, life;
     int32_t pid;
 };
 
-/// From the broker to the process that takes a session in, with the descriptor; then `length` bytes of continuation.
+/// From the broker to the process that takes a session in, when that has said that it is there: with two descriptors: the
+/// client's connection, and a memory file of `length` bytes of continuation.
 struct arrival_head {
     uint32_t magic, length;
 };
-/// The answer.
+/// The answer. Before it one with the slot NO_SLOT: a process is there.
+#define NO_SLOT UINT32_MAX
 struct arrival_answer {
     int32_t error; // 0, or an errno
     uint32_t slot, life;
@@ -126,6 +133,12 @@ struct arrival_go {
 };
 
 static inline uint32_t slot_index(const struct region *region, const struct slot *slot) { return (uint32_t)(slot - region->slots); }
+
+/// Where a connection's requests are kept.
+static inline char *slot_input(const struct region *region, const struct slot *slot) {
+    size_t head = (sizeof *region + region->slot_count * sizeof *slot + 4095) & ~(size_t)4095;
+    return (char *)region + head + (size_t)slot_index(region, slot) * region->request_max;
+}
 
 static inline struct response *response_at(struct slot *slot, uint32_t index) {
     return &slot->responses[(slot->first + index) % SC_RESPONSES];

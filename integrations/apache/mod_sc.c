@@ -4,6 +4,7 @@
 // mod_ssl, everything else.
 
 #include "mod_sc.h"
+#include <ap_listen.h>
 #include <ap_mpm.h>
 #include <apr_portable.h>
 #include <apr_strings.h>
@@ -25,6 +26,7 @@ static void *make_server_conf(apr_pool_t *p, server_rec *server) {
     (void)server;
     struct server_conf *conf = apr_pcalloc(p, sizeof *conf);
     conf->sessions = 4096;
+    conf->request_max = SC_REQUEST_DEFAULT;
     return conf;
 }
 
@@ -58,6 +60,17 @@ static const char *set_sessions(cmd_parms *cmd, void *dir, const char *text) {
     return NULL;
 }
 
+static const char *set_request_max(cmd_parms *cmd, void *dir, const char *text) {
+    (void)dir;
+    const char *why = ap_check_cmd_context(cmd, GLOBAL_ONLY);
+    if (why) return why;
+    char *end;
+    apr_int64_t bytes = apr_strtoi64(text, &end, 10);
+    if (*end || bytes < 65536 || bytes > SC_REQUEST_MAX) return "SCRequestMax: a number of bytes from 65536 to 16711680 is expected";
+    ((struct server_conf *)ap_get_module_config(cmd->server->module_config, &sc_module))->request_max = (int)((bytes + 4095) / 4096 * 4096);
+    return NULL;
+}
+
 static const char *set_repeat(cmd_parms *cmd, void *dir, const char *text) {
     (void)cmd;
     struct dir_conf *conf = dir;
@@ -71,6 +84,7 @@ static const char *set_repeat(cmd_parms *cmd, void *dir, const char *text) {
 static const command_rec directives[] = {
     AP_INIT_TAKE1("SCService", set_service, NULL, RSRC_CONF, "the service, as the agents' policies name it, whose sessions this server takes part with"),
     AP_INIT_TAKE1("SCSessions", set_sessions, NULL, RSRC_CONF, "how many connections are followed at once (4096)"),
+    AP_INIT_TAKE1("SCRequestMax", set_request_max, NULL, RSRC_CONF, "how many bytes of requests under way are kept for each connection (1048576)"),
     AP_INIT_TAKE1("SCRepeat", set_repeat, NULL, RSRC_CONF | ACCESS_CONF, "which requests may be carried out again: safe (methods), all or none"),
     {NULL}};
 
@@ -113,6 +127,8 @@ static int pre_connection(conn_rec *c, void *socket) {
     connection->c = c;
     connection->socket = socket;
     apr_os_sock_get(&connection->fd, connection->socket);
+    slot->fd = connection->fd;
+    if (arrival == NULL) atomic_store_explicit(&slot->is_live, 1, memory_order_release);
     if (arrival) {
         connection->arrival = arrival;
         if (arrival->from.request_length) input_append(slot, arrival->from.request, arrival->from.request_length);
@@ -155,6 +171,7 @@ static int pre_close(conn_rec *c) {
     struct connection *connection = connection_of(c);
     if (connection == NULL) return OK;
     struct slot *slot = connection->slot;
+    atomic_store(&slot->is_live, 0);
     atomic_store(&slot->busy, 1);
     if (atomic_load(&slot->freeze) == SERVED) slot->obstacles |= OBSTACLE_CLOSING;
     else c->aborted = 1;
@@ -212,6 +229,10 @@ static int log_transaction(request_rec *r) {
     }
     end_change(slot);
     input_trim(slot, slot->count ? response_at(slot, 0)->in_start : slot->in_request);
+    if (slot->is_pinned) {
+        slot->is_pinned = 0;
+        note_send(NOTE_PASSED, slot, -1);
+    }
     return DECLINED;
 }
 
@@ -221,7 +242,7 @@ static int open_logs(apr_pool_t *p, apr_pool_t *log, apr_pool_t *temp, server_re
     (void)log, (void)temp;
     const struct server_conf *conf = ap_get_module_config(server->module_config, &sc_module);
     if (conf->service == NULL || ap_state_query(AP_SQ_MAIN_STATE) == AP_SQ_MS_CREATE_PRE_CONFIG) return OK;
-    apr_status_t result = region_make(server->process->pool, conf->sessions);
+    apr_status_t result = region_make(server->process->pool, conf->sessions, conf->request_max);
     if (result != APR_SUCCESS) {
         ap_log_error(APLOG_MARK, APLOG_CRIT, result, server, "mod_sc: no memory to follow %d connections; after an upgrade of the module stop and start", conf->sessions);
         return HTTP_INTERNAL_SERVER_ERROR;
@@ -233,6 +254,11 @@ static int post_config(apr_pool_t *p, apr_pool_t *log, apr_pool_t *temp, server_
     (void)log, (void)temp;
     const struct server_conf *conf = ap_get_module_config(server->module_config, &sc_module);
     if (sc_region == NULL || conf->service == NULL || ap_state_query(AP_SQ_MAIN_STATE) == AP_SQ_MS_CREATE_PRE_CONFIG) return OK;
+    if (ap_num_listen_buckets > 1) {
+        ap_log_error(APLOG_MARK, APLOG_CRIT, 0, server, "mod_sc: ListenCoresBucketsRatio makes %d listeners of each, and sessions come to one: choose "
+                     "more than half the number of processors, or none", ap_num_listen_buckets);
+        return HTTP_INTERNAL_SERVER_ERROR;
+    }
     flow_take_over(server);
     return broker_start(server->process->pool, p, server, conf->service);
 }

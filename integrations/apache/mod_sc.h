@@ -18,7 +18,7 @@ enum repeat { REPEAT_UNSET, REPEAT_SAFE, REPEAT_ALL, REPEAT_NONE };
 
 struct server_conf {
     const char *service; // NULL: off
-    int sessions;
+    int sessions, request_max;
 };
 struct dir_conf {
     enum repeat repeat;
@@ -74,7 +74,7 @@ static inline struct connection *connection_of(conn_rec *c) { return ap_get_modu
 // region.c: memory, slots, and the gate.
 extern struct region *sc_region;
 extern int sc_notes[2]; // the processes that serve write [1], the broker reads [0]
-apr_status_t region_make(apr_pool_t *process, int sessions);
+apr_status_t region_make(apr_pool_t *process, int sessions, int request_max);
 struct slot *slot_take(int pid);
 void slot_release(struct slot *slot);
 /// Tells the broker; false: it was lost. `fd` -1: none goes along.
@@ -109,6 +109,8 @@ void input_register(void);
 void input_install(struct connection *connection);
 void input_append(struct slot *slot, const char *bytes, apr_size_t length);
 void input_trim(struct slot *slot, uint64_t to);
+/// Nothing but its first bytes is needed any longer of so many that were kept.
+void input_forget(struct slot *slot, uint64_t kept);
 
 // response.c: notes what passes. `bb` may be changed; the error is that of reading a bucket.
 apr_status_t response_note(struct connection *connection, apr_bucket_brigade *bb);
@@ -144,3 +146,7 @@ void arrival_refuse(struct connection *connection, int error, const char *reason
 // broker.c
 /// Starts it, unless one runs since before a restart. `process` lives as long as the server, `configuration` until a restart.
 int broker_start(apr_pool_t *process, apr_pool_t *configuration, server_rec *server, const char *service);
+
+// regain.c
+/// Tells a new broker of the connections that live.
+void regain_all(server_rec *server);

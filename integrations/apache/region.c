@@ -24,12 +24,12 @@ struct kept {
     int notes[2];
 };
 
-apr_status_t region_make(apr_pool_t *process, int sessions) {
+apr_status_t region_make(apr_pool_t *process, int sessions, int request_max) {
     static const char *const key = "mod_sc_region";
     struct kept *kept = NULL;
     apr_pool_userdata_get((void **)&kept, key, process);
     if (kept == NULL) {
-        size_t size = sizeof(struct region) + (size_t)sessions * sizeof(struct slot);
+        size_t size = sizeof(struct region) + 4096 + (size_t)sessions * (sizeof(struct slot) + (size_t)request_max);
         struct region *region = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (region == MAP_FAILED) return errno;
         kept = apr_pcalloc(process, sizeof *kept);
@@ -40,6 +40,7 @@ apr_status_t region_make(apr_pool_t *process, int sessions) {
         region->magic = REGION_MAGIC;
         region->slot_count = (uint32_t)sessions;
         region->size = size;
+        region->request_max = (uint32_t)request_max;
         region->slot_size = sizeof(struct slot);
         kept->region = region;
         apr_pool_userdata_setn(kept, key, NULL, process);
@@ -78,6 +79,7 @@ struct slot *slot_take(int pid) {
 }
 
 void slot_release(struct slot *slot) {
+    input_forget(slot, slot->in_total - slot->in_logged);
     if (slot->is_noted) {
         atomic_store(&slot->state, SLOT_ENDED);
         if (!note_send(NOTE_ENDED, slot, -1)) atomic_fetch_add(&sc_region->missed, 1);
@@ -88,7 +90,7 @@ void slot_release(struct slot *slot) {
 }
 
 bool note_send(int type, struct slot *slot, int fd) {
-    struct note note = {.type = type, .pid = getpid()};
+    struct note note = {.type = type, .pid = slot ? slot->pid : getpid()};
     if (slot) {
         note.slot = slot_index(sc_region, slot);
         note.life = atomic_load(&slot->life);

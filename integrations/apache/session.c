@@ -10,13 +10,15 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 APLOG_USE_MODULE(sc);
 
-#define STATE_ROOM (SC_STATE_MAX)
+/// Seconds that an offer waits for a process; whoever offers is patient for ten.
+#define HIRING_LIMIT 7
 
 static struct slot *slot_of(const struct session *session) { return &sc_region->slots[session->slot]; }
 
@@ -36,13 +38,14 @@ static bool kernel_taken(int fd, int64_t *taken) {
     return false;
 }
 
+static void take_out(struct session **list, struct session *session) {
+    while (*list && *list != session) list = &(*list)->next;
+    if (*list) *list = session->next;
+}
+
 static void drop(struct session *session) {
     if (session->has_slot && broker.by_slot[session->slot] == session) broker.by_slot[session->slot] = NULL;
-    for (struct session **place = &broker.parking; *place; place = &(*place)->next)
-        if (*place == session) {
-            *place = session->next;
-            break;
-        }
+    take_out(session->state == WAITING ? &broker.waiting : &broker.parking, session);
     if (session->control >= 0) close(session->control);
     sc_end(session->c);
     if (session->fd >= 0) close(session->fd);
@@ -51,8 +54,11 @@ static void drop(struct session *session) {
 
 void session_begin(uint32_t index, uint32_t life, int fd) {
     struct slot *slot = &sc_region->slots[index];
+    // One that ended as it became known was not told of.
+    if (broker.by_slot[index] && broker.by_slot[index]->life != life && broker.by_slot[index]->state == SERVING) drop(broker.by_slot[index]);
     struct session *session = calloc(1, sizeof *session);
-    if (session == NULL || broker.by_slot[index] || atomic_load(&slot->life) != life || sc_create(broker.sc, session, &session->c) < 0) {
+    bool is_there = atomic_load(&slot->life) == life && atomic_load(&slot->state) != SLOT_FREE;
+    if (session == NULL || broker.by_slot[index] || !is_there || sc_create(broker.sc, session, &session->c) < 0) {
         free(session);
         close(fd);
         return;
@@ -64,6 +70,25 @@ void session_begin(uint32_t index, uint32_t life, int fd) {
         session->c = NULL;
     }
     broker.by_slot[index] = session;
+    session_look(session);
+}
+
+void session_look(struct session *session) {
+    struct slot *slot = session->has_slot ? slot_of(session) : NULL;
+    struct outlook outlook;
+    bool is_there = slot && atomic_load(&slot->life) == session->life && atomic_load(&slot->state) != SLOT_FREE;
+    if (slot && !is_there && session->state == SERVING) return drop(session);
+    if (!is_there || session->state != SERVING || session->c == NULL || !continuation_look(sc_region, slot, &outlook)) return;
+    // Before it is as long as that: in the next second it may be.
+    bool is_long = slot->in_total - slot->in_logged > SC_REQUEST_SHORT / 2;
+    sc_reserve(session->c, is_long ? sc_region->request_max + SC_STATE_DEFAULT - SC_REQUEST_SHORT : SC_STATE_DEFAULT);
+    uint64_t seen = session->seen;
+    session->seen = outlook.why && !outlook.is_lasting ? outlook.request + 1 : 0;
+    bool is_old = outlook.is_lasting || (outlook.why && session->seen == seen);
+    if (outlook.why && !is_old) return;
+    // Before it is told, so that its end is not missed for long.
+    slot->is_pinned = outlook.why && !outlook.is_lasting;
+    sc_pin(session->c, outlook.why);
 }
 
 void session_ended(uint32_t index) {
@@ -90,10 +115,10 @@ static long take(struct session *session, unsigned char *bytes, const char **why
         *why = "its connection has ended";
         return 0;
     }
-    *why = continuation_take(slot, taken - slot->out_base, &continuation, words);
+    *why = continuation_take(sc_region, slot, taken - slot->out_base, &continuation, words);
     if (*why) return 0;
-    long length = continuation_encode(&continuation, bytes, STATE_ROOM);
-    if (length < 0) *why = "its state is larger than 64 KiB";
+    long length = continuation_encode(&continuation, bytes, BROKER_BYTES);
+    if (length < 0) *why = "its state is larger than 16 MiB";
     return length < 0 ? 0 : length;
 }
 
@@ -103,18 +128,20 @@ static void thaw(struct session *session) {
 }
 
 static void finish_park(struct session *session) {
-    static unsigned char bytes[STATE_ROOM];
     char words[160];
     const char *why = NULL;
+    unsigned char *bytes = broker.bytes;
     long length = take(session, bytes, &why, words);
-    if (length > 0 && sc_export(session->c, bytes, (size_t)length) == 0) {
+    int result = length > 0 ? sc_export(session->c, bytes, (size_t)length) : 0;
+    if (result < 0) why = result == -EFBIG ? "its request has grown beyond what was announced for it; try again" : "there is no memory";
+    if (why == NULL) {
         session->state = PARKED_HERE;
         if (sc_parked(session->c) == 0) return;
         return thaw(session);
     }
-    ap_log_error(APLOG_MARK, APLOG_NOTICE, 0, broker.server, "mod_sc: a session stays: %s", why ? why : "there is no memory");
+    ap_log_error(APLOG_MARK, APLOG_NOTICE, 0, broker.server, "mod_sc: a session stays: %s", why);
     thaw(session);
-    sc_refuse(session->c, why ? why : "there is no memory");
+    sc_refuse(session->c, why);
 }
 
 static bool is_inside(struct session *session) { return atomic_load(&slot_of(session)->busy) != 0; }
@@ -157,47 +184,55 @@ void session_park_again(void) {
 
 // MARK: In from elsewhere
 
-/// To whoever accepts in the MPM's loop. 0, or a negative errno.
-static int give(struct session *session, const void *bytes, size_t length) {
+/// A connection to whoever will accept in the MPM's loop, not waited for; a backlog that is full refuses. Its descriptor, or a negative errno.
+static int reach(void) {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     memcpy(address.sun_path, sc_region->import_name, sc_region->import_length);
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    // Everything is in the socket's buffer at once, so nobody has to be waited for; a backlog that is full refuses.
-    int room = 1 << 18;
-    if (fd < 0) return -errno;
-    setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &room, sizeof room);
+    socklen_t size = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + sc_region->import_length);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0 || connect(fd, (struct sockaddr *)&address, size) == 0) return fd < 0 ? -errno : fd;
+    int error = errno;
+    close(fd);
+    return -error;
+}
+
+static int hire(struct session *session) {
+    session->control = reach();
+    if (session->control < 0) return session->control;
+    broker_watch(session->control, session);
+    return 0;
+}
+
+/// To the process that was hired for it, or to any. 0, or a negative errno.
+static int give(struct session *session, const void *bytes, size_t length) {
+    int result = session->control < 0 ? hire(session) : 0;
+    if (result < 0) return result;
+    // In a file, so that everything is in the socket's buffer at once, and nobody has to be waited for.
+    int fds[2] = {session->fd, memfd_create("sc-session", MFD_CLOEXEC)};
+    if (fds[1] < 0) return -errno;
     struct arrival_head head = {REGION_MAGIC, (uint32_t)length};
-    struct iovec parts[2] = {{&head, sizeof head}, {(void *)bytes, length}};
+    struct iovec part = {&head, sizeof head};
     union {
         struct cmsghdr header;
-        char bytes[CMSG_SPACE(sizeof(int))];
+        char bytes[CMSG_SPACE(sizeof fds)];
     } control = {0};
-    struct msghdr message = {.msg_iov = parts, .msg_iovlen = 2, .msg_control = &control, .msg_controllen = sizeof control};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
     control.header.cmsg_level = SOL_SOCKET;
     control.header.cmsg_type = SCM_RIGHTS;
-    control.header.cmsg_len = CMSG_LEN(sizeof(int));
-    memcpy(CMSG_DATA(&control.header), &session->fd, sizeof(int));
-    socklen_t size = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + sc_region->import_length);
-    int error = connect(fd, (struct sockaddr *)&address, size) < 0 ? errno
-                : sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT) != (ssize_t)(sizeof head + length) ? EAGAIN : 0;
-    if (error) {
-        close(fd);
-        return -error;
-    }
-    session->control = fd;
+    control.header.cmsg_len = CMSG_LEN(sizeof fds);
+    memcpy(CMSG_DATA(&control.header), fds, sizeof fds);
+    if (write(fds[1], bytes, length) != (ssize_t)length) result = -ENOMEM;
+    else if (sendmsg(session->control, &message, MSG_NOSIGNAL | MSG_DONTWAIT) != sizeof head) result = -EAGAIN;
+    close(fds[1]);
+    if (result < 0) return result;
     session->state = ARRIVING;
-    broker_watch(fd, session);
     return 0;
 }
 
 bool session_probe(void) {
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    memcpy(address.sun_path, sc_region->import_name, sc_region->import_length);
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    socklen_t size = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + sc_region->import_length);
-    bool is_there = connect(fd, (struct sockaddr *)&address, size) == 0 || errno != ECONNREFUSED;
-    close(fd);
-    return is_there;
+    int fd = reach();
+    if (fd >= 0) close(fd);
+    return fd != -ECONNREFUSED;
 }
 
 static void offer(sc_t *sc, sc_offer_t *offer, void *user) {
@@ -205,8 +240,33 @@ static void offer(sc_t *sc, sc_offer_t *offer, void *user) {
     if (!broker.takes_sessions) return sc_decline(offer, "this Apache is being stopped");
     struct session *session = calloc(1, sizeof *session);
     if (session == NULL) return sc_decline(offer, "no memory");
-    *session = (struct session){.state = EXPECTED, .fd = -1, .control = -1};
-    if (sc_accept(offer, session, &session->c) < 0) free(session);
+    *session = (struct session){.state = WAITING, .fd = -1, .control = -1, .offer = offer};
+    if (hire(session) < 0) {
+        free(session);
+        return sc_decline(offer, "nobody accepts connections here now");
+    }
+    session->next = broker.waiting;
+    broker.waiting = session;
+}
+
+static void decline(struct session *session, const char *why) {
+    sc_decline(session->offer, why);
+    drop(session);
+}
+
+/// A process is there. While the client is still served elsewhere: one that had to be started first would have kept it waiting.
+static void hired(struct session *session) {
+    if (session->state != WAITING) return;
+    take_out(&broker.waiting, session);
+    session->state = EXPECTED;
+    if (sc_accept(session->offer, session, &session->c) < 0) drop(session);
+}
+
+void session_wait_less(void) {
+    for (struct session *session = broker.waiting, *next; session; session = next) {
+        next = session->next;
+        if (++session->waited > HIRING_LIMIT) decline(session, "no process or thread is free to serve it (MaxRequestWorkers)");
+    }
 }
 
 static int import(sc_continuation_t *c, void *what, const sc_import_t *import) {
@@ -218,8 +278,10 @@ static int import(sc_continuation_t *c, void *what, const sc_import_t *import) {
     session->fd = result == 0 ? import->fds[0] : -1;
     if (result == 0) result = give(session, import->state, import->length);
     if (result == 0) return SC_LATER;
-    // The library closes the descriptor.
-    free(session);
+    // The library closes the descriptor, and ends c.
+    session->fd = -1;
+    session->c = NULL;
+    drop(session);
     return result;
 }
 
@@ -239,6 +301,14 @@ void session_answered(struct session *session) {
     struct arrival_answer answer;
     ssize_t length = recv(session->control, &answer, sizeof answer, MSG_DONTWAIT);
     if (length < 0 && errno == EAGAIN) return;
+    if (length == sizeof answer && answer.error == 0 && answer.slot == NO_SLOT) return hired(session);
+    if (session->state == WAITING) return decline(session, "the process that would take it in has ended");
+    if (session->state == EXPECTED) {
+        // Another one is asked when the session comes.
+        close(session->control);
+        session->control = -1;
+        return;
+    }
     bool is_ready = session->state == ARRIVING && length == sizeof answer && answer.error == 0 && answer.slot < sc_region->slot_count;
     if (is_ready) {
         session->slot = answer.slot;
@@ -299,7 +369,7 @@ void session_orphaned(struct session *session) {
         session->has_slot = false;
         broker.by_slot[old] = NULL;
     } else {
-        static unsigned char bytes[STATE_ROOM];
+        unsigned char *bytes = broker.bytes;
         char words[160];
         const char *why = NULL;
         bool is_torn = atomic_load(&slot->changing) & 1;
@@ -315,6 +385,7 @@ void session_orphaned(struct session *session) {
             drop(session);
         }
     }
+    input_forget(slot, slot->in_total - slot->in_logged);
     atomic_store(&slot->freeze, SERVED);
     atomic_store(&slot->state, SLOT_FREE);
 }

@@ -1,6 +1,7 @@
 // Small things of libc that Swift's Glibc module does not offer.
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -17,6 +18,9 @@ int cproc_accept(int listener);
 int cproc_pipe(int ends[2]);
 /// Adds F_SEAL_WRITE, F_SEAL_GROW, F_SEAL_SHRINK and F_SEAL_SEAL.
 int cproc_seal(int memfd);
+
+/// A memory file whose bytes and size stay as they are. False of every other kind of file.
+bool cproc_is_sealed(int fd);
 
 /// memmem(3): the offset of the first occurrence of `needle` in `haystack`, or -1.
 int64_t cproc_find(const void *haystack, size_t length, const void *needle, size_t needle_length);

@@ -56,13 +56,16 @@ extern "C" {
 #define SC_ABI 0
 SC_API int sc_abi(void);
 
-/// The most bytes of state that a continuation exports.
-#define SC_STATE_MAX 65536
+/// The most bytes of state that a continuation exports, and without sc_reserve.
+#define SC_STATE_MAX 16777216
+#define SC_STATE_DEFAULT 65536
 /// The most channels of one continuation.
 #define SC_CHANNELS_MAX 8
 /// The most bytes of a service's name, and of a role.
 #define SC_SERVICE_MAX 63
 #define SC_ROLE_MAX 31
+/// The most bytes of a reason; sc_refuse and sc_decline cut a longer one.
+#define SC_REASON_MAX 199
 
 /// A process's part in a service.
 typedef struct sc sc_t;
@@ -143,7 +146,11 @@ SC_API int sc_associate(sc_continuation_t *c, int fd, const char *role);
 /// It belongs to it no longer; before `fd` is closed. ENOENT: it did not; EBUSY: it is parked.
 SC_API int sc_dissociate(sc_continuation_t *c, int fd);
 
-/// Keeps a copy of the session's state, in place of the former. EFBIG: more than SC_STATE_MAX; ENOMEM; EBUSY: it is parked. The former stays then.
+/// The state may have so many bytes, SC_STATE_DEFAULT to SC_STATE_MAX: who would take the session is told beforehand, and may refuse what is too much. So it
+/// is said of the sessions that need it, while they do. EINVAL: `bytes`; EOPNOTSUPP: with SC_SURVIVE, whose memory has no room for it.
+SC_API int sc_reserve(sc_continuation_t *c, size_t bytes);
+
+/// Keeps a copy of the session's state, in place of the former. EFBIG: more than is reserved, or than this host's agent takes; ENOMEM; EBUSY: it is parked. The former stays then.
 SC_API int sc_export(sc_continuation_t *c, const void *bytes, size_t length);
 
 /// The most logs of one continuation.
@@ -183,10 +190,16 @@ SC_API ssize_t sc_send(sc_continuation_t *c, int fd, const void *bytes, size_t l
 SC_API ssize_t sc_sendfile(sc_continuation_t *c, int fd, int in_fd, off_t *offset, size_t length);
 
 /// The session is at a safe point, its state exported, and will not be touched. ESTALE: nobody waits for it any longer (`resume` has been called).
+/// EFBIG: the state that was exported is longer than the agent takes; sc_refuse then.
 SC_API int sc_parked(sc_continuation_t *c);
 
 /// The session cannot be parked now; it is served on, and `resume` is not called. `reason` is shown to who asked. ESTALE as above.
 SC_API int sc_refuse(sc_continuation_t *c, const char *reason);
+
+/// The session cannot move, for this reason, until NULL says that it can again: who wants to move it is told without `park` being called, and `sc-checkpoint
+/// sessions` shows it. For what stands in the way for longer than a moment; the rest is sc_refuse's. Saying the same again costs nothing. In any state; a
+/// move that is under way goes on. EINVAL: "", or more than SC_REASON_MAX bytes; ENOMEM.
+SC_API int sc_pin(sc_continuation_t *c, const char *reason);
 
 /// After SC_LATER: the session can be served here; `resume` or `gone` follows. ESTALE: nobody waits for it any longer (`gone` has been called).
 /// sc_refuse in its place refuses it, with a reason for who asked, and ends c; close the descriptors then.

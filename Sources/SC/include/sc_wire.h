@@ -10,12 +10,12 @@
 #define SC_WIRE_MAGIC 0x31306373u // "sc01"
 /// The versions of this protocol that this code speaks.
 #define SC_WIRE_OLDEST 1
-#define SC_WIRE_NEWEST 4 // 2: MEMORY, DIFFERS; 3: JOIN, PART, and channels that are no TCP connections; 4: REPEAT, for each channel
+#define SC_WIRE_NEWEST 5 // 2: MEMORY, DIFFERS; 3: JOIN, PART, and channels that are no TCP connections; 4: REPEAT, for each channel; 5: PIN, ROOM, and states in memory files
 
 #define SC_WIRE_NAME 64     // a service's name, with its NUL
 #define SC_WIRE_ROLE 32     // a role, with its NUL
 #define SC_WIRE_CHANNELS 8  // of one continuation
-#define SC_WIRE_STATE 65536 // bytes of exported state
+#define SC_WIRE_STATE 65536 // bytes of exported state in a packet; a longer one comes in a sealed memory file
 #define SC_WIRE_PART 32     // what a process does in a session of several, with its NUL
 #define SC_WIRE_GROUP 16    // the name of such a session
 #define SC_WIRE_REASON 200  // a sentence for a person, with its NUL
@@ -28,7 +28,7 @@ enum sc_wire_type {
     SC_WIRE_ASSOCIATE = 2, // with one descriptor
     SC_WIRE_DISSOCIATE = 3,
     SC_WIRE_END = 4,
-    SC_WIRE_PARKED = 5,  // then the state
+    SC_WIRE_PARKED = 5,  // then the state, or with one descriptor: of its file
     SC_WIRE_REFUSED = 6, // not parked, offer declined, not imported
     SC_WIRE_OFFERS = 7,
     SC_WIRE_ACCEPTED = 8,
@@ -36,6 +36,8 @@ enum sc_wire_type {
     SC_WIRE_MEMORY = 16,  // with one descriptor: the memory of sc_memory.h
     SC_WIRE_DIFFERS = 17, // a successor's output is not what the client has; the session has been ended
     SC_WIRE_JOIN = 18,    // before the first ASSOCIATE
+    SC_WIRE_PIN = 19,     // it cannot move; without a text: it can again
+    SC_WIRE_ROOM = 20,    // the most bytes of its state
     // agent to server
     SC_WIRE_WELCOME = 32,
     SC_WIRE_UNWELCOME = 33, // then the agent closes
@@ -43,7 +45,7 @@ enum sc_wire_type {
     SC_WIRE_RESUME = 35, // a parked session stays; an imported one is live
     SC_WIRE_GONE = 36,   // a parked session has moved; an accepted one does not come
     SC_WIRE_OFFER = 37,
-    SC_WIRE_IMPORT = 38, // with one descriptor for each channel, then the state
+    SC_WIRE_IMPORT = 38, // with one descriptor for each channel, then the state, or one descriptor more: of its file
     SC_WIRE_REPEAT = 39, // before IMPORT: struct sc_memory_repeat and its bytes follow
     SC_WIRE_TAKE_PART = 40, // before OFFER: what the process would become
 };
@@ -72,7 +74,7 @@ struct sc_wire_memory {
     uint32_t version, stride; // of sc_memory.h
 };
 
-/// Of UNWELCOME, REFUSED and DIFFERS.
+/// Of UNWELCOME, REFUSED, DIFFERS and PIN.
 struct sc_wire_reason {
     struct sc_wire_head head;
     int32_t error; // a positive errno
@@ -110,6 +112,11 @@ struct sc_wire_repeat {
 struct sc_wire_parked {
     struct sc_wire_head head;
     uint32_t state_version, state_length;
+};
+
+struct sc_wire_room {
+    struct sc_wire_head head;
+    uint32_t bytes, reserved;
 };
 
 struct sc_wire_offers {

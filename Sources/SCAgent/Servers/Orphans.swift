@@ -81,6 +81,7 @@ final class Orphans {
             guard case .running = continuation.state else { continue }
             do throws(CheckpointError) {
                 guard seconds > 0 else { throw LoggedSession.lost("the policy leaves it no time") }
+                if let pin = servers.pin(of: continuation) { throw LoggedSession.lost(pin) }
                 guard continuation.canBeSeized else { throw LoggedSession.lost("it has several channels, and joins no group") }
                 guard connection(of: continuation) != nil, continuation.connection == nil || counted != nil else {
                     throw LoggedSession.lost("its connection has ended")

@@ -31,6 +31,14 @@ final class ParkConversation {
         var answer = LocalAnswer()
         answer.known = known.map(\.inode)
         answer.versions = known.map(\.continuation.server.stateVersion)
+        answer.rooms = known.map { servers.parts(of: $0.continuation).reduce(0) { $0 + $1.room } }
+        answer.pinned = known.compactMap { inode, continuation in
+            servers.pin(of: continuation).map {
+                let peer = continuation.connection?.peer ?? "-"
+                servers.log("session-stays", ["service": continuation.server.service ?? "-", "peer": peer, "reason": $0])
+                return PinAnswer(socket: inode, reason: $0)
+            }
+        }
         var seen: Set<GroupName> = []
         answer.groups = known.compactMap { inode, continuation in
             guard let part = continuation.part, seen.insert(part.group).inserted else { return nil }
@@ -133,6 +141,8 @@ final class ParkConversation {
         guard continuation.isAlone || continuation.part != nil else {
             return "the session has \(continuation.channels.count) channels, and joins no group (sc_join)"
         }
+        // Also when it was pinned since the mover asked which there are.
+        if let pin = servers.pin(of: continuation) { return pin }
         guard !continuation.server.isDead else {
             continuation.state = .asked(self)
             return nil
@@ -185,15 +195,8 @@ final class ParkConversation {
         let inOrder = continuations.compactMap { answers[ObjectIdentifier($0.continuation)] }
         answer.parked = inOrder.map(\.0)
         let states = inOrder.flatMap(\.1)
-        guard let file = memoryFile(states) else { return fail("there is no memory for its state") }
+        guard let file = try? makeStateFile(states) else { return fail("there is no memory for its state") }
         LocalService.send(answer, on: connection, descriptors: [file.raw])
-    }
-
-    private func memoryFile(_ bytes: [UInt8]) -> SharedDescriptor? {
-        let raw = cproc_memfd("sc-states")
-        guard raw >= 0 else { return nil }
-        let file = SharedDescriptor(raw)
-        return bytes.withUnsafeBytes { pwrite(raw, $0.baseAddress, $0.count, 0) } == bytes.count ? file : nil
     }
 
     /// `isPassing`: it will be able to later.
@@ -223,6 +226,7 @@ final class ParkConversation {
     func look() {
         guard let deadline, deadline.hasPassed else { return }
         for entry in continuations where isAsked(entry.continuation) && isWaiting {
+            entry.continuation.refusal = ("it did not park in time", monotonicNanoseconds())
             seize(entry.continuation, "process \(entry.continuation.server.pid) did not park in time")
         }
     }

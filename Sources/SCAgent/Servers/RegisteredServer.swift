@@ -52,6 +52,13 @@ final class RegisteredContinuation {
     /// The process that has its descriptors, and a descriptor's number there: this one keeps those of the dead.
     var holder: Int32 { server.isDead ? getpid() : server.pid }
     func number(of channel: Channel) -> Int32 { server.isDead ? channel.descriptor.raw : channel.number }
+    /// Why its server says that it cannot move (sc_pin); nil: it does not say so.
+    var pin: String?
+    /// Why it was not parked when that was tried last, and when (monotonic ns).
+    var refusal: (reason: String, at: UInt64)?
+    /// The most bytes of its state (sc_reserve).
+    var room = Int(SC_STATE_DEFAULT)
+    let begun = monotonicNanoseconds()
     /// The kernel's counters when the server had died.
     var counted: (read: UInt64, written: UInt64)?
 
@@ -117,7 +124,7 @@ final class RegisteredServer {
             }
         case SC_WIRE_END: remove(number)
         case SC_WIRE_PARKED:
-            let (parked, state) = try packet.content(sc_wire_parked.self) { $0.state_length }
+            let (parked, state) = try packet.parked
             guard let continuation = continuations[number], case .asked(let mover) = continuation.state else { return }
             continuation.state = .parked(mover)
             mover.parked(continuation, state: state, version: parked.state_version)
@@ -126,6 +133,7 @@ final class RegisteredServer {
             if let continuation = continuations[number], case .asked(let mover) = continuation.state {
                 let isPassing = (try? packet.content(sc_wire_reason.self).error) == EAGAIN
                 continuation.state = .running
+                continuation.refusal = (reason, monotonicNanoseconds())
                 mover.failed(continuation, "process \(pid) refuses: \(reason)", isPassing: isPassing)
             } else {
                 servers.declined(number, by: self, reason)
@@ -135,6 +143,13 @@ final class RegisteredServer {
             guard packet.descriptors.count == 1 else { throw ServerPacket.malformed }
             // The memory of another libsc says nothing to this agent; its sessions are served, and end with it.
             if told.version == SC_MEMORY_VERSION, told.stride == SC_MEMORY_STRIDE { memory = ServerMemory(file: packet.descriptors[0]) }
+        case SC_WIRE_PIN:
+            let reason = fieldText(try packet.content(sc_wire_reason.self).text)
+            continuations[number]?.pin = reason.isEmpty ? nil : reason
+        case SC_WIRE_ROOM:
+            let bytes = try packet.content(sc_wire_room.self).bytes
+            guard UInt32(SC_STATE_DEFAULT)...UInt32(SC_STATE_MAX) ~= bytes else { throw ServerPacket.malformed }
+            continuations[number]?.room = Int(bytes)
         case SC_WIRE_DIFFERS:
             servers.differed(number, at: self, fieldText(try packet.content(sc_wire_reason.self).text))
         case SC_WIRE_OFFERS:

@@ -37,12 +37,22 @@ struct ServerPacket {
         return bytes.withUnsafeBytes { $0.loadUnaligned(as: type) }
     }
 
-    /// The bytes after the struct, whose number it names itself.
-    func content<Packet: BitwiseCopyable>(_ type: Packet.Type, rest: (Packet) -> UInt32) throws(CheckpointError) -> (Packet, [UInt8]) {
-        guard bytes.count >= MemoryLayout<Packet>.size else { throw Self.malformed }
-        let packet = bytes.withUnsafeBytes { $0.loadUnaligned(as: type) }
-        guard rest(packet) <= SC_WIRE_STATE, bytes.count == MemoryLayout<Packet>.size + Int(rest(packet)) else { throw Self.malformed }
-        return (packet, Array(bytes.dropFirst(MemoryLayout<Packet>.size)))
+    /// PARKED with its state, from behind it or from a file, which must be one that can neither shrink nor keep its reader waiting.
+    var parked: (sc_wire_parked, [UInt8]) {
+        get throws(CheckpointError) {
+            guard bytes.count >= MemoryLayout<sc_wire_parked>.size else { throw Self.malformed }
+            let packet = bytes.withUnsafeBytes { $0.loadUnaligned(as: sc_wire_parked.self) }
+            guard packet.state_length > UInt32(SC_WIRE_STATE) else {
+                _ = try content(sc_wire_parked.self, rest: Int(packet.state_length))
+                return (packet, Array(bytes.dropFirst(MemoryLayout<sc_wire_parked>.size)))
+            }
+            _ = try content(sc_wire_parked.self)
+            var state = [UInt8](repeating: 0, count: Int(min(packet.state_length, UInt32(SC_STATE_MAX))))
+            guard packet.state_length <= UInt32(SC_STATE_MAX), descriptors.count == 1, cproc_is_sealed(descriptors[0].raw),
+                pread(descriptors[0].raw, &state, state.count, 0) == state.count
+            else { throw Self.malformed }
+            return (packet, state)
+        }
     }
 }
 

@@ -9,6 +9,8 @@ package final class ServerParking: SessionParking {
     package let sockets: Set<UInt64>
     package let stateVersions: [UInt64: UInt32]
     package let groups: [DeclaredGroup]
+    package let pinned: [UInt64: String]
+    package let stateRooms: [UInt64: Int]
     private let connection: SharedDescriptor
     private let deadline: Int
     private let memories: [(entry: LoggedAnswer, memory: ServerMemory)]
@@ -31,15 +33,17 @@ package final class ServerParking: SessionParking {
                 })
         }
         let versions = Dictionary(zip(known, answer.versions ?? []), uniquingKeysWith: { first, _ in first })
-        return ServerParking(connection, Set(known), versions, groups, memories, deadline)
+        let pinned = Dictionary((answer.pinned ?? []).map { ($0.socket, $0.reason) }, uniquingKeysWith: { first, _ in first })
+        let rooms = Dictionary(zip(known, answer.rooms ?? []), uniquingKeysWith: { first, _ in first })
+        return ServerParking(connection, Set(known), versions, groups, pinned, rooms, memories, deadline)
     }
 
     private init(
         _ connection: SharedDescriptor, _ sockets: Set<UInt64>, _ stateVersions: [UInt64: UInt32], _ groups: [DeclaredGroup],
-        _ memories: [(LoggedAnswer, ServerMemory)], _ deadline: Int
+        _ pinned: [UInt64: String], _ stateRooms: [UInt64: Int], _ memories: [(LoggedAnswer, ServerMemory)], _ deadline: Int
     ) {
         (self.connection, self.sockets, self.stateVersions, self.groups) = (connection, sockets, stateVersions, groups)
-        (self.memories, self.deadline) = (memories, deadline)
+        (self.pinned, self.stateRooms, self.memories, self.deadline) = (pinned, stateRooms, memories, deadline)
     }
 
     package func seize(_ late: Set<ServerPart>) throws(CheckpointError) -> [ServerPart: LoggedSession] {
@@ -70,7 +74,15 @@ package final class ServerParking: SessionParking {
         result.late = Set((answer.late ?? []).map { ServerPart(socket: $0.socket, name: $0.part) })
         var offset = 0
         for parked in answer.parked ?? [] {
-            var state = [UInt8](repeating: 0, count: max(0, min(parked.state_bytes, exportedStateLimit)))
+            // The target was told how much may come.
+            guard (0...(stateRooms[parked.socket] ?? 0)).contains(parked.state_bytes) else {
+                resume()
+                throw CheckpointError(
+                    "a session's state has grown", why: "it has \(parked.state_bytes) bytes, \(stateRooms[parked.socket] ?? 0) were offered",
+                    errno: EFBIG,
+                    advice: "The session goes on where it is; try again")
+            }
+            var state = [UInt8](repeating: 0, count: parked.state_bytes)
             guard state.isEmpty || (files.first.map { pread($0.raw, &state, state.count, off_t(offset)) } ?? 0) == state.count else {
                 throw CheckpointError("cannot read the state of a parked session", why: "the agent sent less than it said", errno: EBADMSG)
             }

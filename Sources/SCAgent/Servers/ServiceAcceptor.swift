@@ -155,7 +155,7 @@ final class ReceiverConversation {
         }
         var offer = sc_wire_offer()
         offer.head = packetHead(SC_WIRE_OFFER, offers[index].number, sc_wire_offer.self)
-        offer.state_bytes = UInt32(clamping: min(stateBytes, Int(SC_WIRE_STATE)))
+        offer.state_bytes = UInt32(clamping: min(stateBytes, Int(SC_STATE_MAX)))
         offer.state_version = versions[offers[index].part ?? ""] ?? 0
         setField(&offer.local, to: local)
         setField(&offer.peer, to: peer)
@@ -194,7 +194,7 @@ final class ReceiverConversation {
     private func bring(_ message: ReceiverMessage, _ descriptors: [SharedDescriptor]) {
         let channels = message.channels ?? []
         let length = message.state_bytes ?? 0
-        let limit = Int(SC_WIRE_STATE) * max(1, offers.count(where: { $0.part != nil }))
+        let limit = Int(SC_STATE_MAX) * max(1, offers.count(where: { $0.part != nil }))
         guard (0...limit).contains(length) else { return decline("its state has \(length) bytes, \(limit) are allowed") }
         let repeats = message.repeated
         for entry in repeats where !(0...MemoryLayout<sc_memory_repeat>.size + Int(SC_MEMORY_OUTPUT_SIZE)).contains(entry.bytes) {
@@ -232,7 +232,7 @@ final class ReceiverConversation {
                 return decline("\(offered.part ?? "-") has \(own.count) channels, 1 to \(SC_WIRE_CHANNELS) are expected")
             }
             let known = states[offered.part ?? ""]
-            guard (known?.bytes.count ?? 0) <= Int(SC_WIRE_STATE) else { return decline("the state of \(offered.part ?? "-") is too long") }
+            guard (known?.bytes.count ?? 0) <= Int(SC_STATE_MAX) else { return decline("the state of \(offered.part ?? "-") is too long") }
             if let number = offered.continuation { tellRepeats(repeats, state[length...], to: offered, number) }
             bring(
                 to: offered, own, Array(known?.bytes ?? []), version: known?.version ?? 0,
@@ -257,7 +257,16 @@ final class ReceiverConversation {
                 for (place, byte) in name.utf8.prefix(Int(SC_WIRE_ROLE) - 1).enumerated() { roles[start + place] = byte }
             }
         }
-        guard server.outbox.send(packet, state, descriptors: arrived.map(\.descriptor)) else {
+        var descriptors = arrived.map(\.descriptor)
+        let isLong = state.count > Int(SC_WIRE_STATE)
+        if isLong {
+            guard server.version >= 5, let file = try? makeStateFile(state) else {
+                return decline("process \(server.pid) takes no state of \(state.count) bytes")
+            }
+            packet.head.length = UInt32(MemoryLayout<sc_wire_import>.size)
+            descriptors.append(file)
+        }
+        guard server.outbox.send(packet, isLong ? [] : state, descriptors: descriptors) else {
             return decline("process \(server.pid) does not read what it is told")
         }
     }

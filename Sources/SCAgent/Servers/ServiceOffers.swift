@@ -56,6 +56,24 @@ extension Servers {
         }
     }
 
+    /// Why a session cannot move: what the server says, or one of its servers.
+    func pin(of continuation: RegisteredContinuation) -> String? { parts(of: continuation).lazy.compactMap(\.pin).first }
+
+    /// The sessions, each where its connection is.
+    var registered: [RegisteredSession] {
+        let now = monotonicNanoseconds()
+        return (servers + orphans.dead).flatMap { server in
+            server.continuations.values.compactMap { continuation -> RegisteredSession? in
+                guard let connection = continuation.connection else { return nil }
+                let refusal = parts(of: continuation).compactMap(\.refusal).max { $0.at < $1.at }
+                return RegisteredSession(
+                    server: server.service ?? "", pid: continuation.holder, client: connection.peer, service: connection.local,
+                    socket: connection.inode, seconds: Int((now - continuation.begun) / 1_000_000_000), pin: pin(of: continuation),
+                    refusal: refusal?.reason, refused: refusal.map { Int((now - $0.at) / 1_000_000_000) })
+            }
+        }
+    }
+
     var status: [AgentStatus.Server] {
         (servers + orphans.dead).compactMap { server in
             server.service.map {

@@ -78,8 +78,7 @@ extension SessionCapture {
 
     /// The most bytes of state that the servers can export, and of what dead ones have logged.
     package var exportLimit: Int {
-        let servers = (parking?.sockets.count ?? 0) + (parking?.groups.reduce(0) { $0 + $1.parts.count } ?? 0)
-        return servers * exportedStateLimit + (parking?.orphanCount ?? 0) * loggedLimit
+        (parking?.stateRooms.values.reduce(0, +) ?? 0) + (parking?.orphanCount ?? 0) * loggedLimit
     }
 }
 

@@ -113,7 +113,7 @@ package final class FreshSockets {
 }
 
 /// A memory file with the application's state, for a process that will inherit or receive its descriptor.
-func makeStateFile(_ state: [UInt8]) throws(CheckpointError) -> SharedDescriptor {
+package func makeStateFile(_ state: [UInt8]) throws(CheckpointError) -> SharedDescriptor {
     let file = SharedDescriptor(try check(cproc_memfd("sc-state"), "cannot make the state file"))
     let count = state.withUnsafeBytes { pwrite(file.raw, $0.baseAddress, $0.count, 0) }
     guard count == state.count else { throw CheckpointError("cannot write the state file", result: Int(-errno)) }

@@ -24,6 +24,8 @@ package struct FlowText: Codable, Sendable, Hashable {
     package var client: SocketAddressText
     package var service: SocketAddressText
 
+    package init(client: SocketAddressText, service: SocketAddressText) { (self.client, self.service) = (client, service) }
+
     package init(_ flow: Flow) { (client, service) = (flow.client.description, flow.service.description) }
 
     package var flow: Flow? {

@@ -15,12 +15,14 @@ package struct KnownSession: Sendable {
         case restored
         /// It lives elsewhere, and this host passes its packets on.
         case forwarded
+        /// A server that takes part has it; it was never moved.
+        case served
     }
 
     package var kind: Kind
     package var flow: FlowText
-    /// The id of the session, or of its move.
-    package var id: String
+    /// The id of the session, or of its move; nil: it has none yet.
+    package var id: String?
     /// Seconds since it became so.
     package var age: Int
     /// The process that has it here.
@@ -31,6 +33,22 @@ package struct KnownSession: Sendable {
     /// Moves: this host's end of it, and how it stands.
     package var role: JournalRole?
     package var state: String?
+    /// What its server says, when that takes part.
+    package var serving: Serving?
+
+    package struct Serving: Sendable {
+        /// The name of the service.
+        package var server: String
+        /// Why it cannot move; nil: it can.
+        package var pin: String?
+        /// Why it was not parked when that was tried last, and how many seconds ago.
+        package var refusal: String?
+        package var refused: Int?
+
+        package init(server: String, pin: String?, refusal: String?, refused: Int?) {
+            (self.server, self.pin, self.refusal, self.refused) = (server, pin, refusal, refused)
+        }
+    }
 }
 
 extension KnownSession {
@@ -41,6 +59,13 @@ extension KnownSession {
             try requireReadable(directory)
         }
         return try moves() + held() + restored() + forwarded(state)
+    }
+
+    /// A session that only its server knows.
+    package static func served(client: String, service: String, pid: Int32, age: Int, _ serving: Serving) -> KnownSession {
+        var session = KnownSession(kind: .served, flow: FlowText(client: client, service: service), age: age)
+        (session.pid, session.command, session.serving) = (pid, TargetProcess.name(of: pid), serving)
+        return session
     }
 
     /// One that does not exist holds nothing. A missing right to search a parent looks like a missing right to read.

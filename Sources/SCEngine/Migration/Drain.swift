@@ -56,6 +56,7 @@ package final class Drain {
         // Whoever cannot be asked now cannot be asked to park either, and that is when it is told.
         if let parking = (try? options.request.parking?(Set(selection.sessions.map(\.selected.channel.inode)))) ?? nil {
             selection.separate(Set(parking.groups.map(\.socket)))
+            selection.pin(parking.pinned)
         }
         sessions = selection.sessions
         plan = DrainPlan(groups: selection.groups, weights: options.targets.map(\.weight), largest: options.largest)

@@ -50,6 +50,13 @@ package struct DrainSelection {
         for (index, session) in sessions.enumerated() where sockets.contains(session.selected.channel.inode) { groups[index] = -2 - index }
     }
 
+    /// These connections' servers say why they cannot move.
+    mutating func pin(_ reasons: [UInt64: String]) {
+        for index in sessions.indices {
+            if let reason = reasons[sessions[index].selected.channel.inode] { sessions[index].immovable = sessions[index].immovable ?? reason }
+        }
+    }
+
     /// A socket belongs to the namespace it was made in, which need not be its process's.
     private mutating func group(of session: SelectedSession) -> Int {
         guard let copy = try? session.process.duplicate(session.channel.fd), let namespace = try? NetworkNamespace.of(socket: copy.raw) else {

@@ -57,6 +57,7 @@ package final class MigrationSource {
         }
         // A group is stopped as a whole: a server that parks its part alone would leave the others running.
         let parking = group == nil ? try request.parking?(Set(selection.chosen.map(\.channel.inode))) : nil
+        try requireUnpinned(parking)
         if let declared = try parking?.group(of: selection.chosen) { group = declared }
         let adapter = try chosenAdapter()
         let capture = try SessionCapture(selection.chosen, isGuarded: false, isTolerant: true, parking: parking, group: group)
@@ -93,6 +94,16 @@ package final class MigrationSource {
             left.hasEnded = left.hasEnded || selection.chosen[left.number].hasEnded
             return left
         }
+    }
+
+    /// Refuses before the target is asked when no session is left that can move; of several the others go on when they are parked.
+    private func requireUnpinned(_ parking: (any SessionParking)?) throws(CheckpointError) {
+        guard let parking, let reason = parking.pinned[selection.chosen[0].channel.inode],
+            selection.chosen.allSatisfy({ parking.pinned[$0.channel.inode] != nil })
+        else { return }
+        throw CheckpointError(
+            "cannot move descriptor \(selection.chosen[0].channel.fd) of process \(selection.chosen[0].process.pid)", why: reason, errno: EBUSY,
+            advice: "The session goes on where it is; sc-checkpoint sessions shows which can move")
     }
 
     // MARK: For debugging

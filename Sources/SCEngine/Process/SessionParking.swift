@@ -81,6 +81,10 @@ package protocol SessionParking: AnyObject {
     var stateVersions: [UInt64: UInt32] { get }
     /// The sessions among them that several processes serve.
     var groups: [DeclaredGroup] { get }
+    /// By socket, the most bytes of state that its servers export together.
+    var stateRooms: [UInt64: Int] { get }
+    /// Why sessions among them cannot move, as their servers say.
+    var pinned: [UInt64: String] { get }
     /// Servers whose sessions can be taken when they do not answer, by what they keep in shared memory.
     var seizable: Set<ServerPart> { get }
     /// How many of those have died.
@@ -107,7 +111,5 @@ extension CheckpointError {
     }
 }
 
-/// The most bytes of state that a server exports of one session (SC_STATE_MAX of sc.h).
-package let exportedStateLimit = 65536
 /// The most bytes of its log (SC_LOG_MAX), and of the output that it keeps (SC_MEMORY_OUTPUT_SIZE).
 let loggedLimit = 262_144 + 65536

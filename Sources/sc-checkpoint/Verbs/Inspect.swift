@@ -1,6 +1,7 @@
 // `inspect`: the descriptors of a process as channels.
 
 import ArgumentParser
+import SCAgent
 import SCEngine
 
 struct Inspect: ParsableCommand {
@@ -26,8 +27,12 @@ struct Inspect: ParsableCommand {
         var found: [(process: TargetProcess, channels: [Channel])] = []
         // A graph has a line for a channel that two of its processes share.
         let peers = dot ? nil : LocalPeers()
+        // Whoever may not ask the agent, or has none, is told what the kernel says.
+        let registered = ((try? AgentClient.registered()) ?? nil) ?? []
+        let pinned = Dictionary(registered.map { ($0.socket, $0.pin) }, uniquingKeysWith: { first, _ in first })
         for process in tree ? root.tree() : [root] {
             var channels = try Prober().channels(of: process).filter(filter.matches)
+            for index in channels.indices where channels[index].isMovable { channels[index].reason = pinned[channels[index].inode] ?? nil }
             peers?.complete(&channels, of: process)
             found.append((process, channels))
         }
