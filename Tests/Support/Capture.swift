@@ -27,6 +27,8 @@ public struct CaptureReport: Sendable {
     public var segments: [Segment] = []
     /// Segments the kernel had no room for; anything but 0 makes the other numbers unsafe.
     public var dropped = 0
+    /// Without those that came when the client had got both ends' last byte acknowledged: such an RST answers a segment that was late, of a connection
+    /// that had ended as it should.
     public var resetsToClient = 0
     public var resetsFromClient = 0
     public var endsFromServer = 0
@@ -45,8 +47,11 @@ public struct CaptureReport: Sendable {
         self.dropped = dropped
         var ends: [UInt64: UInt32] = [:]
         var lastData: [UInt64: UInt64] = [:]
+        var closings: [UInt32: Closing] = [:]
         for segment in segments {
-            count(segment)
+            let port = UInt32(segment.ownPort) << 16 | UInt32(segment.peerPort)
+            closings[port, default: Closing()].see(segment)
+            count(segment, hasEnded: closings[port, default: Closing()].isOver)
             guard segment.payload > 0 else { continue }
             let flow = UInt64(segment.ownPort) << 32 | UInt64(segment.peerPort) << 1 | (segment.isOutgoing ? 1 : 0)
             let end = segment.sequence &+ segment.payload
@@ -67,13 +72,13 @@ public struct CaptureReport: Sendable {
         }
     }
 
-    private mutating func count(_ segment: Segment) {
+    private mutating func count(_ segment: Segment, hasEnded: Bool) {
         if segment.isOutgoing {
             resetsFromClient += segment.isRST ? 1 : 0
             endsFromClient += segment.isFIN ? 1 : 0
             bytesFromClient += Int(segment.payload)
         } else {
-            resetsToClient += segment.isRST ? 1 : 0
+            resetsToClient += segment.isRST && !hasEnded ? 1 : 0
             endsFromServer += segment.isFIN ? 1 : 0
             bytesFromServer += Int(segment.payload)
         }
@@ -82,6 +87,37 @@ public struct CaptureReport: Sendable {
     /// The report of one connection alone, named by the client's port.
     public func only(clientPort: UInt16) -> CaptureReport {
         CaptureReport(segments.filter { $0.ownPort == clientPort }, dropped: dropped)
+    }
+}
+
+extension CaptureReport: CustomStringConvertible {
+    /// The segments that begin and end connections; what lies between is too much to read.
+    public var description: String {
+        let marks = segments.filter { $0.isSYN || $0.isFIN || $0.isRST }.map { segment in
+            let kind = segment.isRST ? "RST" : segment.isFIN ? "FIN" : "SYN"
+            return
+                "\(segment.time) \(segment.ownPort) \(segment.isOutgoing ? "->" : "<-") \(segment.peerPort) \(kind) \(segment.sequence) ack \(segment.acknowledgement)"
+        }
+        return "\(segments.count) segments, \(dropped) dropped, resets \(resetsToClient) in \(resetsFromClient) out\n\(marks.joined(separator: "\n"))"
+    }
+}
+
+/// How far a connection's end has come: the sequence numbers after both FINs, and whether the other end has acknowledged them.
+private struct Closing {
+    var ends: (client: UInt32?, server: UInt32?)
+    var isAcknowledged = (client: false, server: false)
+    var isOver: Bool { isAcknowledged.client && isAcknowledged.server }
+
+    mutating func see(_ segment: Segment) {
+        if segment.isSYN { self = Closing() }
+        guard !segment.isRST else { return }
+        if segment.isOutgoing {
+            if segment.isFIN { ends.client = segment.sequence &+ segment.payload &+ 1 }
+            if ends.server == segment.acknowledgement { isAcknowledged.server = true }
+        } else {
+            if segment.isFIN { ends.server = segment.sequence &+ segment.payload &+ 1 }
+            if ends.client == segment.acknowledgement { isAcknowledged.client = true }
+        }
     }
 }
 

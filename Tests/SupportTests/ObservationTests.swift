@@ -1,7 +1,7 @@
 // The observers: a capture sees what happened on the wire, and leftovers are found wherever they are planted.
 
 import Glibc
-import Support
+@testable import Support
 import Testing
 
 @Suite(.serialized, .enabled(if: geteuid() == 0, "needs root: it makes network namespaces"))
@@ -24,6 +24,22 @@ struct ObservationTests {
         #expect(report.bytesFromClient >= 2_000_000)
         #expect(report.bytesFromServer >= (number("received", in: result) ?? .max))
         #expect(report.largestGapFromServer > .zero && report.largestGapFromServer < .seconds(1))
+    }
+
+    @Test func `only an RST that comes after a whole end is none`() {
+        func segment(_ isOutgoing: Bool, _ sequence: UInt32, ack: UInt32, fin: Bool = false, syn: Bool = false, rst: Bool = false) -> Segment {
+            Segment(
+                time: 0, isOutgoing: isOutgoing, ownPort: 5000, peerPort: 80, sequence: sequence, acknowledgement: ack, payload: 0, window: 1,
+                isFIN: fin, isSYN: syn, isRST: rst)
+        }
+        func resets(_ segments: [Segment]) -> Int { CaptureReport(segments, dropped: 0).resetsToClient }
+        let reset = segment(false, 201, ack: 0, rst: true)
+        let ends = [segment(true, 100, ack: 200, fin: true), segment(false, 200, ack: 101, fin: true), segment(true, 101, ack: 201)]
+        #expect(resets([reset]) == 1)
+        #expect(resets([ends[0], ends[1], reset]) == 1)
+        #expect(resets(Array(ends[1...]) + [reset]) == 1)
+        #expect(resets(ends + [reset]) == 0)
+        #expect(resets(ends + [segment(true, 900, ack: 0, syn: true), reset]) == 1)
     }
 
     @Test func `packets held on the way are retransmitted, as on a real wire`() throws {
