@@ -17,23 +17,17 @@ package final class Agent {
     let store: PeerStore
     let metrics = Metrics()
     var workers: [Worker] = []
-    private var pending: [Handshake] = []
+    var pending: [Handshake] = []
     private var local: [SharedDescriptor] = []
-    private var rates: [String: RateLimit] = [:]
+    var rates: [String: RateLimit] = [:]
     private let localListener: SharedDescriptor
-    private let peerListener: SharedDescriptor?
+    let peerListener: SharedDescriptor?
     private let signals: SignalPipe
     private var metricsServer: MetricsServer?
     private let report: (String) -> Void
     private var isStopping = false
     private(set) var servers: Servers!
     private var nextCollection = monotonicNanoseconds()
-
-    /// A connection that has not shown yet who it is.
-    private struct Handshake {
-        var peer: PendingPeer
-        var address: IPAddress?
-    }
 
     /// Listens; recovers what a crash has left. `report` gets one line for each event: its name,
     /// then `key=value` for each fact.
@@ -72,7 +66,7 @@ package final class Agent {
         ["SC_HOLD_SECONDS=\(policy.limits.holdSeconds)"] + (policy.archive == nil ? [] : ["\(FailureArchive.variable)=\(policyPath)"])
     }
 
-    private func log(_ event: String, _ fields: [String: String] = [:]) {
+    func log(_ event: String, _ fields: [String: String] = [:]) {
         let words = fields.sorted { $0.key < $1.key }.map { key, value in
             value.contains(where: { " \"=".contains($0) }) ? "\(key)=\"\(value.replacing("\"", with: "'"))\"" : "\(key)=\(value)"
         }
@@ -131,59 +125,6 @@ package final class Agent {
         if isReady(2) { acceptPeerConnection() }
         reap()
         collect()
-    }
-
-    // MARK: Peers
-
-    private func acceptPeerConnection() {
-        guard let peerListener else { return }
-        let raw = cproc_accept(peerListener.raw)
-        guard raw >= 0 else { return }
-        metrics.add(Metrics.Family.connectionsAccepted, ["peer"])
-        var endpoint = cproc_endpoint()
-        let address = cproc_getpeername(raw, &endpoint) >= 0 ? SocketAddress(endpoint)?.address.unmapped : nil
-        while pending.count >= policy.limits.connections { evict() }
-        var limits = TerminatorLimits()
-        limits.memoryBytes = max(64, policy.limits.memoryMiB) << 20
-        do throws(CheckpointError) {
-            pending.append(Handshake(peer: try acceptPeer(OwnedDescriptor(raw), store: store, limits: limits), address: address))
-        } catch {
-            log("peer-refused", ["address": address?.description ?? "-", "reason": error.description])
-        }
-    }
-
-    /// Ends the oldest handshake of the address that has most of them: a flood displaces itself first.
-    private func evict() {
-        var counts: [IPAddress?: Int] = [:]
-        for handshake in pending { counts[handshake.address, default: 0] += 1 }
-        let most = counts.values.max() ?? 0
-        guard let index = pending.firstIndex(where: { counts[$0.address] == most }) else { return }
-        kill(pending[index].peer.pid, SIGKILL)
-        pending.remove(at: index)
-        metrics.add(Metrics.Family.peerFailures)
-    }
-
-    private func conclude(_ connection: PendingPeer) {
-        do throws(CheckpointError) {
-            let peer = try connection.result()
-            let now = monotonicNanoseconds()
-            var rate = rates[peer.name] ?? RateLimit(perSecond: policy.limits.offersPerSecond, now: now)
-            let isAllowed = rate.allows(at: now)
-            rates[peer.name] = rate
-            guard isAllowed else {
-                metrics.add(Metrics.Family.refusals, [Decision.Check.rate.rawValue])
-                return log("peer-refused", ["peer": peer.name, "reason": "more than \(policy.limits.offersPerSecond) offers a second"])
-            }
-            let load = workers.reduce(into: Load()) { $0 = Load(sessions: $0.sessions + $1.sessions, bytes: $0.bytes + $1.bytes) }
-            let arguments = [
-                "receive", "--on-descriptor", "3", "--from", peer.name, "--policy", policyPath, "--load", "\(load.sessions):\(load.bytes)",
-            ]
-            workers.append(
-                try Worker(.peer(peer.name), arguments, standard: (-1, -1, 2), passing: [connection.link.raw], environment: workerEnvironment))
-        } catch {
-            metrics.add(Metrics.Family.peerFailures)
-            log("peer-refused", ["reason": error.description])
-        }
     }
 
     // MARK: Local programs
