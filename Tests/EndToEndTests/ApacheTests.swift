@@ -8,30 +8,6 @@ import Testing
 struct ApacheTests {
     typealias MPM = ApacheOptions.MPM
 
-    @Test(arguments: MPM.allCases) func `downloads by curl and wget move, again and again`(mpm: MPM) throws {
-        let scene = try TwoApaches(mpm)
-        let lab = scene.world.lab
-        let moves = TwoApaches.moves(4)
-        let size = max(60_000_000, UInt64(moves) * 1_500_000)
-        let file = try lab.makeFile("big.bin", bytes: size)
-        // Slow enough to be under way for all of them.
-        let rate = "\(Int(size) / (moves * 6 + 40) / 100)k"
-        let downloads = [
-            try scene.spawn(["curl", "-sS", "--limit-rate", rate, "-o", "\(lab.folder)/curl", scene.here.url("big.bin")]),
-            try scene.spawn(["wget", "-q", "-t", "1", "--limit-rate=\(rate)", "-O", "\(lab.folder)/wget", scene.here.url("big.bin")]),
-        ]
-        usleep(600_000)
-        for _ in 0..<moves {
-            usleep(100_000)
-            try #expect(scene.move().migrated == 2)
-        }
-        for download in downloads { try #expect(download.wait(timeout: .seconds(120)) == 0, "\(download.stderr)") }
-        for saved in ["curl", "wget"] { try #expect(lab.sha256("\(lab.folder)/\(saved)") == file.sha256) }
-        let logged = scene.servers[.b]!.accessLog.filter { $0.contains("big.bin") }
-        #expect(logged.count >= 2 && logged.allSatisfy { $0.hasPrefix("10.78.0.2 200 ") && $0.contains("arrived=1") }, "\(logged)")
-        try scene.finish()
-    }
-
     @Test(arguments: MPM.allCases) func `a connection is used again after each move, and cut requests are completed`(mpm: MPM) throws {
         let scene = try TwoApaches(mpm)
         let file = try scene.world.lab.makeFile("small.bin", bytes: 20_000)

@@ -20,6 +20,9 @@
 
 APLOG_USE_MODULE(sc);
 
+/// Requests after which a connection is one that lasts.
+#define QUICK_REQUESTS 4
+
 // MARK: Directives
 
 static void *make_server_conf(apr_pool_t *p, server_rec *server) {
@@ -229,6 +232,8 @@ static int log_transaction(request_rec *r) {
     }
     end_change(slot);
     input_trim(slot, slot->count ? response_at(slot, 0)->in_start : slot->in_request);
+    // A client that never lets the server wait would not become known otherwise.
+    if (c->keepalives >= QUICK_REQUESTS) note_lasting(connection);
     if (slot->is_pinned) {
         slot->is_pinned = 0;
         note_send(NOTE_PASSED, slot, -1);
