@@ -41,6 +41,20 @@ struct ApacheTests {
         try scene.finish()
     }
 
+    @Test(arguments: MPM.allCases) func `a download over IPv6 moves there and back`(mpm: MPM) throws {
+        let scene = try TwoApaches(mpm)
+        scene.family = .ipv6
+        let lab = scene.world.lab
+        let file = try lab.makeFile("big.bin", bytes: 40_000_000)
+        let download = try scene.spawn(["curl", "-sS", "--limit-rate", "6M", "-o", "\(lab.folder)/saved", scene.here.url("big.bin", .ipv6)])
+        try scene.moves(2, of: download)
+        try #expect(download.wait(timeout: .seconds(30)) == 0, "\(download.stderr)")
+        try #expect(lab.sha256("\(lab.folder)/saved") == file.sha256)
+        let logged = scene.here.accessLog
+        #expect(logged.contains { $0.hasPrefix("fd78::2 200 40000000 ") && $0.contains("moved=- arrived=1") }, "\(logged)")
+        try scene.finish()
+    }
+
     @Test func `pipelined responses move`() throws {
         let scene = try TwoApaches()
         var sums: [String] = []

@@ -21,6 +21,8 @@ final class TwoApaches {
     private(set) var servers: [Lab.Host: Apache] = [:]
     /// Where the sessions are.
     var home = Lab.Host.a
+    /// How the client reaches them.
+    var family = Family.ipv4
     private var all: [Apache] = []
 
     static let module = repository + "/.build/apache/mod_sc.so"
@@ -65,7 +67,7 @@ final class TwoApaches {
     private func other(_ host: Lab.Host) -> Lab.Host { host == .a ? .b : .a }
 
     func arguments(_ verb: String = "migrate") -> [String] {
-        [verb, String(here.pid), "--to", "tls://\(other(home))", "--service", "www", "--json", "--peer", world.lab.address(.client, .ipv4)]
+        [verb, String(here.pid), "--to", "tls://\(other(home))", "--service", "www", "--json", "--peer", world.lab.address(.client, family)]
     }
 
     /// The client's sessions go to the other host.

@@ -24,6 +24,19 @@ package struct Prober {
         return result
     }
 
+    /// Those of the process and of its descendants, each with its channels; a descendant that ends meanwhile is left out.
+    package func channels(ofTree root: TargetProcess) throws(CheckpointError) -> [(process: TargetProcess, channels: [Channel])] {
+        var result: [(process: TargetProcess, channels: [Channel])] = []
+        for process in root.tree() {
+            do throws(CheckpointError) {
+                result.append((process, try channels(of: process)))
+            } catch {
+                guard process.pid != root.pid, error.errno == ENOENT || error.errno == ESRCH else { throw error }
+            }
+        }
+        return result
+    }
+
     /// One descriptor.
     package func channel(_ fd: Int32, of process: TargetProcess) throws(CheckpointError) -> Channel {
         let descriptor = try process.duplicate(fd)

@@ -106,8 +106,10 @@ package func findSessions(
 ) throws(CheckpointError) -> (chosen: [SelectedSession], refused: [SelectedSession]) {
     var chosen: [SelectedSession] = []
     var refused: [SelectedSession] = []
-    for process in root.tree() {
-        for channel in try Prober().channels(of: process) where channel.kind == .tcp && filter.matches(channel) {
+    // A descriptor's number says something of the process itself only.
+    let processes = filter.descriptors.isEmpty ? try Prober().channels(ofTree: root) : [(root, try Prober().channels(of: root))]
+    for (process, channels) in processes {
+        for channel in channels where channel.kind == .tcp && filter.matches(channel) {
             // A connection that several processes or descriptors share is one session.
             guard seen.insert(channel.inode).inserted else { continue }
             if channel.isMovable {
@@ -116,7 +118,6 @@ package func findSessions(
                 refused.append(SelectedSession(process: process, channel: channel))
             }
         }
-        if !filter.descriptors.isEmpty { break }
     }
     return (chosen, refused)
 }

@@ -30,8 +30,8 @@ struct Inspect: ParsableCommand {
         // Whoever may not ask the agent, or has none, is told what the kernel says.
         let registered = ((try? AgentClient.registered()) ?? nil) ?? []
         let pinned = Dictionary(registered.map { ($0.socket, $0.pin) }, uniquingKeysWith: { first, _ in first })
-        for process in tree ? root.tree() : [root] {
-            var channels = try Prober().channels(of: process).filter(filter.matches)
+        for (process, all) in tree ? try Prober().channels(ofTree: root) : [(root, try Prober().channels(of: root))] {
+            var channels = all.filter(filter.matches)
             for index in channels.indices where channels[index].isMovable { channels[index].reason = pinned[channels[index].inode] ?? nil }
             peers?.complete(&channels, of: process)
             found.append((process, channels))

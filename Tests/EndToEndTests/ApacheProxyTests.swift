@@ -1,0 +1,69 @@
+// Apache in front of another server: the client's session moves, and the other Apache asks that server again.
+
+import Glibc
+import Support
+import Testing
+
+extension ApacheTests {
+    /// `/length` and `/chunks` are slow, and the same each time; `/random` is never. Says what it was asked for.
+    private static let backend = """
+        import http.server, random, sys, time
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            def log_message(self, *words): pass
+            def do_GET(self):
+                print("asked", self.path, flush=True)
+                parts = [b"part %06d " % i * 1000 if self.path != "/random" else random.randbytes(12000) for i in range(2000)]
+                self.send_response(200)
+                self.send_header("Content-Type", "application/octet-stream")
+                chunked = self.path != "/length"
+                if chunked: self.send_header("Transfer-Encoding", "chunked")
+                else: self.send_header("Content-Length", str(sum(map(len, parts))))
+                self.end_headers()
+                for index, part in enumerate(parts):
+                    self.wfile.write(b"%x\\r\\n%s\\r\\n" % (len(part), part) if chunked else part)
+                    if index % 4 == 0: time.sleep(0.001)
+                if chunked: self.wfile.write(b"0\\r\\n\\r\\n")
+        http.server.ThreadingHTTPServer((sys.argv[1], 8080), Handler).serve_forever()
+        """
+
+    private func behindBoth(_ mpm: MPM) throws -> (scene: TwoApaches, backend: Child) {
+        let scene = try TwoApaches(mpm, lines: ["ProxyPass /app http://10.77.0.1:8080"])
+        let lab = scene.world.lab
+        let backend = try lab.spawn(in: .router, ["python3", "-c", Self.backend, lab.address(.router, .ipv4)])
+        #expect(lab.waitUntilAccepting(.router, lab.address(.router, .ipv4), 8080))
+        return (scene, backend)
+    }
+
+    @Test(arguments: MPM.allCases, ["length", "chunks"]) func `a proxied response moves, and the backend is asked again`(mpm: MPM, path: String)
+        throws
+    {
+        let (scene, backend) = try behindBoth(mpm)
+        let saved = "\(scene.world.lab.folder)/saved"
+        let download = try scene.spawn(["curl", "-sS", "--limit-rate", "4M", "-o", saved, scene.here.url("app/\(path)")])
+        try scene.moves(3, of: download)
+        try #expect(download.wait(timeout: .seconds(30)) == 0, "\(download.stderr)")
+        let expected = (0..<2000).map { index in
+            let number = String(index)
+            return String(repeating: "part \(String(repeating: "0", count: 6 - number.count))\(number) ", count: 1000)
+        }
+        #expect(readText(saved) == expected.joined())
+        // Once by each of the Apaches that had not all of it yet; the last ones may be left with what waits in the socket.
+        #expect((2...4).contains(backend.stdout.split(separator: "\n").count { $0 == "asked /\(path)" }), "\(backend.stdout)")
+        backend.terminate()
+        try scene.finish()
+    }
+
+    @Test func `a backend that answers something else keeps the session where it is`() throws {
+        let (scene, backend) = try behindBoth(.event)
+        let saved = "\(scene.world.lab.folder)/saved"
+        let download = try scene.spawn(["curl", "-sS", "--limit-rate", "4M", "-o", saved, scene.here.url("app/random")])
+        usleep(400_000)
+        try scene.expectRefusal("the content of the response differs here")
+        #expect(scene.agents.log(.a).contains("the content of the response differs here"))
+        try #expect(download.wait(timeout: .seconds(30)) == 0, "\(download.stderr)")
+        #expect(readBytes(saved).count == 2000 * 12000)
+        backend.terminate()
+        try scene.finish()
+    }
+}
