@@ -51,7 +51,7 @@ extern struct broker broker;
 void broker_watch(int fd, void *what);
 void broker_tick(void);
 
-// session.c
+// session.c, session_away.c, session_in.c
 extern const sc_callbacks_t session_callbacks;
 void session_begin(uint32_t index, uint32_t life, int fd);
 /// The connection of a slot is over.
@@ -66,3 +66,20 @@ void session_park_again(void);
 /// A second has passed: declines the offers for which no process has been free for long.
 void session_wait_less(void);
 bool session_probe(void);
+
+// Between session.c, session_away.c and session_in.c.
+static inline struct slot *session_slot(const struct session *session) { return &sc_region->slots[session->slot]; }
+void session_drop(struct session *session);
+void session_take_out(struct session **list, struct session *session);
+/// Bytes that the kernel has taken since the socket was made: acknowledged and queued. Acknowledgements may come between the two looks.
+bool session_kernel_taken(int fd, int64_t *taken);
+/// The session's bytes, or 0 and why it cannot be continued.
+long session_take(struct session *session, unsigned char *bytes, const char **why, char words[static 160]);
+void session_thaw(struct session *session);
+/// To the process that was hired for it, or to any. 0, or a negative errno.
+int session_give(struct session *session, const void *bytes, size_t length);
+/// It is live: what the client has got from the kernel counts from here on.
+bool session_go(struct session *session);
+void session_park(sc_continuation_t *c, void *what);
+void session_offer(sc_t *sc, sc_offer_t *offer, void *user);
+int session_import(sc_continuation_t *c, void *what, const sc_import_t *import);

@@ -1,7 +1,7 @@
 // mod_sc: the client sessions of an Apache httpd 2.4 move to another one, or to another process of the same, while they are served.
 //
-// This file: the life of a connection, and what concerns requests. The order of the filters, from the network up: core, SC_OUT and SC_IN,
-// mod_ssl, everything else.
+// This file: the life of a connection, and what concerns requests. The order of the filters, from the network up: core, SC_OUT and SC_IN, with TLS that has
+// arrived SC_BRIDGE_OUT and SC_BRIDGE_IN, mod_ssl, with TLS SC_PLAIN_OUT and SC_PLAIN_IN, everything else.
 
 #include "tls.h"
 #include <ap_listen.h>

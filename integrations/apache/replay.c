@@ -35,30 +35,6 @@ static apr_status_t differ(struct connection *connection, const char *what) {
     return APR_ECONNABORTED;
 }
 
-static bool is_same(const char *a, apr_size_t a_length, const char *b, apr_size_t b_length, const char *name) {
-    apr_size_t x_length = 0, y_length = 0;
-    const char *x = head_field(a, a_length, name, &x_length), *y = head_field(b, b_length, name, &y_length);
-    if (x == NULL || y == NULL) return x == y;
-    // httpd calls an ETag weak while the file is younger than a second.
-    if (x_length > 2 && memcmp(x, "W/", 2) == 0) x += 2, x_length -= 2;
-    if (y_length > 2 && memcmp(y, "W/", 2) == 0) y += 2, y_length -= 2;
-    return x_length == y_length && memcmp(x, y, x_length) == 0;
-}
-
-static const char *compare_heads(const char *theirs, apr_size_t their_length, const char *ours, apr_size_t our_length) {
-    static const char *const fields[] = {"ETag", "Last-Modified", "Content-Length", "Content-Range", "Content-Type", "Content-Encoding", "Transfer-Encoding", NULL};
-    if (their_length < 12 || our_length < 12 || memcmp(theirs + 8, ours + 8, 4) != 0) return "the status of the response differs here";
-    for (int i = 0; fields[i]; i++)
-        if (!is_same(theirs, their_length, ours, our_length, fields[i])) {
-            static const char *const texts[] = {
-                "the file is another one here (ETag)", "the file is another one here (Last-Modified)", "the response has another length here",
-                "the response has another range here", "the response has another type here", "the response is encoded differently here",
-                "the response is transferred differently here"};
-            return texts[i];
-        }
-    return NULL;
-}
-
 static void put_bytes(struct connection *connection, apr_bucket_brigade *out, const char *bytes, apr_size_t length) {
     if (length == 0) return;
     APR_BRIGADE_INSERT_TAIL(out, apr_bucket_heap_create(bytes, length, NULL, connection->c->bucket_alloc));
@@ -137,6 +113,7 @@ static apr_status_t end_block(struct connection *connection, apr_bucket_brigade 
         connection->block_begin = response->head_length;
         return APR_SUCCESS;
     }
+    connection->has_t = true;
     response_head_is_done(connection, response);
     if (from->chunked.is_active) continue_chunks(connection, out);
     return from->head_done && from->body.length > 0 ? APR_SUCCESS : verify(connection);
