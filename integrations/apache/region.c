@@ -82,6 +82,7 @@ struct slot *slot_take(int pid) {
 
 void slot_release(struct slot *slot) {
     if (slot->tls_state != TLS_NONE) {
+        if (slot->tls.out_cipher > SC_TLS_RECORD) madvise(slot_tls(sc_region, slot), sizeof(struct tls_area), MADV_REMOVE);
         explicit_bzero(&slot->tls, sizeof slot->tls);
         slot->tls_state = TLS_SEEN;
     }

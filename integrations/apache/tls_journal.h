@@ -56,3 +56,4 @@ struct tls_area {
     struct tls_record records[SC_TLS_RECORDS];
     uint8_t cipher[SC_TLS_CIPHER]; // the last bytes of the output, each at its position
 };
+_Static_assert(sizeof(struct tls_area) % 4096 == 0, "areas are given back by pages");

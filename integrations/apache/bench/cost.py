@@ -3,7 +3,7 @@
 
 cost.py MODULE [ROUNDS] [STARTS]. One instance has the module, two have not: the second of those is the control, whose ratio shows what the machine alone
 makes of it. They are started anew STARTS times, since the addresses that a process happens to get favour or hinder it for its whole life. MPM names another
-MPM than event."""
+MPM than event, and CASES the cases to be measured, by their numbers from 0 on: "0,1"."""
 
 import os
 import re
@@ -90,8 +90,9 @@ def spread(values):
 def main():
     module, rounds, starts = sys.argv[1], int((sys.argv[2:] or [5])[0]), int((sys.argv[3:] or [5])[0])
     mpm = os.environ.get("MPM", "event")
-    costs = {case[0]: [] for case in CASES}
-    rates = {case[0]: [] for case in CASES}
+    cases = [CASES[int(number)] for number in os.environ["CASES"].split(",")] if "CASES" in os.environ else CASES
+    costs = {case[0]: [] for case in cases}
+    rates = {case[0]: [] for case in cases}
     folder = tempfile.mkdtemp(prefix="sc-apache-bench-")
     try:
         os.chmod(folder, 0o755)
@@ -102,7 +103,7 @@ def main():
         for start in range(starts):
             instances = [Instance(folder, name, 18081 + index, mpm, name == "with" and module) for index, name in enumerate(["with", "without", "control"])]
             try:
-                for case in CASES:
+                for case in cases:
                     for instance in instances:
                         instance.drive(case)
                     for turn in range(rounds):
@@ -122,7 +123,7 @@ def main():
     print("processor time for each request, ratio to an Apache without the module: median and quartiles of the rounds")
     print("| | µs without | requests/s | with mod_sc | control |")
     print("|---|---|---|---|---|")
-    for case in CASES:
+    for case in cases:
         rows = costs[case[0]]
         ratio, control = spread([row[0] / row[1] for row in rows]), spread([row[2] / row[1] for row in rows])
         rate = statistics.median(row[1] for row in rates[case[0]])
