@@ -1,0 +1,160 @@
+// Sessions that come to this Apache: a process or thread that accepts is hired for each, gets the connection and the continuation, and says what becomes of it.
+
+#include "broker.h"
+#include <errno.h>
+#include <http_log.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+APLOG_USE_MODULE(sc);
+
+/// Seconds that an offer waits for a process; whoever offers is patient for ten.
+#define HIRING_LIMIT 7
+
+/// A connection to whoever will accept in the MPM's loop, not waited for; a backlog that is full refuses. Its descriptor, or a negative errno.
+static int reach(void) {
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    memcpy(address.sun_path, sc_region->import_name, sc_region->import_length);
+    socklen_t size = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + sc_region->import_length);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0 || connect(fd, (struct sockaddr *)&address, size) == 0) return fd < 0 ? -errno : fd;
+    int error = errno;
+    close(fd);
+    return -error;
+}
+
+static int hire(struct session *session) {
+    session->control = reach();
+    if (session->control < 0) return session->control;
+    broker_watch(session->control, session);
+    return 0;
+}
+
+int session_give(struct session *session, const void *bytes, size_t length) {
+    int result = session->control < 0 ? hire(session) : 0;
+    if (result < 0) return result;
+    // In a file, so that everything is in the socket's buffer at once, and nobody has to be waited for.
+    int fds[2] = {session->fd, memfd_create("sc-session", MFD_CLOEXEC)};
+    if (fds[1] < 0) return -errno;
+    struct arrival_head head = {REGION_MAGIC, (uint32_t)length};
+    struct iovec part = {&head, sizeof head};
+    union {
+        struct cmsghdr header;
+        char bytes[CMSG_SPACE(sizeof fds)];
+    } control = {0};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
+    control.header.cmsg_level = SOL_SOCKET;
+    control.header.cmsg_type = SCM_RIGHTS;
+    control.header.cmsg_len = CMSG_LEN(sizeof fds);
+    memcpy(CMSG_DATA(&control.header), fds, sizeof fds);
+    if (write(fds[1], bytes, length) != (ssize_t)length) result = -ENOMEM;
+    else if (sendmsg(session->control, &message, MSG_NOSIGNAL | MSG_DONTWAIT) != sizeof head) result = -EAGAIN;
+    close(fds[1]);
+    if (result < 0) return result;
+    session->state = ARRIVING;
+    return 0;
+}
+
+bool session_probe(void) {
+    int fd = reach();
+    if (fd >= 0) close(fd);
+    return fd != -ECONNREFUSED;
+}
+
+void session_offer(sc_t *sc, sc_offer_t *offer, void *user) {
+    (void)sc, (void)user;
+    if (!broker.takes_sessions) return sc_decline(offer, "this Apache is being stopped");
+    struct session *session = calloc(1, sizeof *session);
+    if (session == NULL) return sc_decline(offer, "no memory");
+    *session = (struct session){.state = WAITING, .fd = -1, .control = -1, .offer = offer};
+    if (hire(session) < 0) {
+        free(session);
+        return sc_decline(offer, "nobody accepts connections here now");
+    }
+    session->next = broker.waiting;
+    broker.waiting = session;
+}
+
+static void decline(struct session *session, const char *why) {
+    sc_decline(session->offer, why);
+    session_drop(session);
+}
+
+/// A process is there. While the client is still served elsewhere: one that had to be started first would have kept it waiting.
+static void hired(struct session *session) {
+    if (session->state != WAITING) return;
+    session_take_out(&broker.waiting, session);
+    session->state = EXPECTED;
+    if (sc_accept(session->offer, session, &session->c) < 0) session_drop(session);
+}
+
+void session_wait_less(void) {
+    for (struct session *session = broker.waiting, *next; session; session = next) {
+        next = session->next;
+        if (++session->waited > HIRING_LIMIT) decline(session, "no process or thread is free to serve it (MaxRequestWorkers)");
+    }
+}
+
+int session_import(sc_continuation_t *c, void *what, const sc_import_t *import) {
+    (void)c;
+    struct session *session = what;
+    struct continuation continuation;
+    int result = import->state_version != CONTINUATION_VERSION ? -EPROTONOSUPPORT
+                 : import->channels != 1 || !continuation_decode(import->state, import->length, &continuation) ? -EINVAL : 0;
+    session->fd = result == 0 ? import->fds[0] : -1;
+    if (result == 0) result = session_give(session, import->state, import->length);
+    if (result == 0) return SC_LATER;
+    // The library closes the descriptor, and ends c.
+    session->fd = -1;
+    session->c = NULL;
+    session_drop(session);
+    return result;
+}
+
+bool session_go(struct session *session) {
+    struct arrival_go message;
+    if (!session_kernel_taken(session->fd, &message.out_base)) return false;
+    bool is_told = send(session->control, &message, sizeof message, MSG_NOSIGNAL | MSG_DONTWAIT) == sizeof message;
+    close(session->control);
+    session->control = -1;
+    session->state = SERVING;
+    session->is_revival = false;
+    return is_told;
+}
+
+void session_answered(struct session *session) {
+    struct arrival_answer answer;
+    ssize_t length = recv(session->control, &answer, sizeof answer, MSG_DONTWAIT);
+    if (length < 0 && errno == EAGAIN) return;
+    if (length == sizeof answer && answer.error == 0 && answer.slot == NO_SLOT) return hired(session);
+    if (session->state == WAITING) return decline(session, "the process that would take it in has ended");
+    if (session->state == EXPECTED) {
+        // Another one is asked when the session comes.
+        close(session->control);
+        session->control = -1;
+        return;
+    }
+    bool is_ready = session->state == ARRIVING && length == sizeof answer && answer.error == 0 && answer.slot < sc_region->slot_count;
+    if (is_ready) {
+        session->slot = answer.slot;
+        session->life = answer.life;
+        session->has_slot = true;
+        broker.by_slot[answer.slot] = session;
+        session->state = READY;
+        if (!session->is_revival) sc_ready(session->c);
+        else if (!session_go(session)) session_drop(session);
+        return;
+    }
+    const char *why = length == sizeof answer ? answer.reason : "the process that took it in has ended";
+    bool is_revival = session->is_revival, was_arriving = session->state == ARRIVING;
+    ap_log_error(APLOG_MARK, APLOG_WARNING, 0, broker.server, "mod_sc: a session %s: %s", is_revival ? "ends with its process" : "does not come", why);
+    if (is_revival || !was_arriving) return session_drop(session);
+    sc_refuse(session->c, why);
+    // sc_refuse of an import closes nothing of ours but ends the continuation.
+    session->c = NULL;
+    session_drop(session);
+}
