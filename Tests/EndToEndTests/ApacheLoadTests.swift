@@ -5,8 +5,6 @@ import Support
 import Testing
 
 extension ApacheTests {
-    private static let paced = #filePath.split(separator: "/").dropLast().map { "/" + $0 }.joined() + "/paced.py"
-
     /// What ab or wrk says at its end, when it is interrupted.
     private func report(of client: Child) throws -> String {
         client.signal(SIGINT)
@@ -22,7 +20,7 @@ extension ApacheTests {
         let small = try lab.makeFile("small.bin", bytes: 20_000)
         let address = scene.here.url("big.bin")
         let downloads = try [["curl", "-sS"], ["wget", "-q", "-t", "1", "-O", "-"]].map {
-            try scene.spawn(["python3", Self.paced] + $0 + [address], stdin: .pipe)
+            try scene.spawn(["python3", TwoApaches.paced] + $0 + [address], stdin: .pipe)
         }
         for download in downloads { try #require(download.waitForOutputOrError("reading"), "\(download.stderr)") }
         let client = try scene.client()

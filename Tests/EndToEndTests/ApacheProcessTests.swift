@@ -67,27 +67,38 @@ extension ApacheTests {
         try scene.finish()
     }
 
-    @Test(arguments: MPM.allCases) func `the downloads of a process that is killed go on in another one`(mpm: MPM) throws {
+    @Test(arguments: MPM.allCases) func `the downloads of processes that are killed go on in others, and move`(mpm: MPM) throws {
         let scene = try TwoApaches(mpm)
-        let lab = scene.world.lab
-        let file = try lab.makeFile("big.bin", bytes: 50_000_000)
-        let download = try scene.spawn(["curl", "-sS", "--limit-rate", "5M", "-o", "\(lab.folder)/saved", scene.here.url("big.bin")])
-        try scene.moves(2, of: download) {
-            let victim = try #require(try scene.here.serving())
-            kill(victim, SIGKILL)
-            let isServed = eventually(within: .seconds(5), every: .milliseconds(20)) {
-                (try? scene.here.serving()).flatMap { $0 }.map { $0 != victim } ?? false
+        let file = try scene.world.lab.makeFile("big.bin", bytes: 50_000_000)
+        let downloads = try (0..<4).map { _ in
+            try scene.spawn(["python3", TwoApaches.paced, "curl", "-sS", scene.here.url("big.bin")], stdin: .pipe)
+        }
+        for download in downloads { try #require(download.waitForOutputOrError("reading"), "\(download.stderr)") }
+        for _ in 0..<2 {
+            #expect(eventually(within: .seconds(3), every: .milliseconds(50)) { (try? scene.sessions().count) == 4 })
+            // First the process of one, of which a threaded MPM serves others as well; then all.
+            for count in [1, 4] {
+                let victims = Set(try scene.here.serving().prefix(count))
+                for victim in victims { kill(victim, SIGKILL) }
+                let areServed = eventually(within: .seconds(10), every: .milliseconds(20)) {
+                    (try? scene.here.serving()).map { $0.count == 4 && victims.isDisjoint(with: $0) } ?? false
+                }
+                #expect(areServed, "\(scene.here.errorLog)")
             }
-            #expect(isServed, "\(scene.here.errorLog)")
+            try #expect(scene.move().migrated == 4)
         }
         kill(try #require(scene.here.broker), SIGKILL)
-        let isKnown = eventually(within: .seconds(5), every: .milliseconds(50)) {
-            (try? scene.agents.tool(scene.home, ["agent", "--status"]).stdout.contains("of www, 1 sessions")) ?? false
+        let areKnown = eventually(within: .seconds(5), every: .milliseconds(50)) {
+            (try? scene.agents.tool(scene.home, ["agent", "--status"]).stdout.contains("of www, 4 sessions")) ?? false
         }
-        #expect(isKnown, "\(scene.here.errorLog)")
-        try scene.move()
-        try #expect(download.wait(timeout: .seconds(60)) == 0, "\(download.stderr)")
-        try #expect(lab.sha256("\(lab.folder)/saved") == file.sha256)
+        #expect(areKnown, "\(scene.here.errorLog)")
+        try #expect(scene.move().migrated == 4)
+        for download in downloads {
+            try #require(download.poll() == nil, "\(download.stdout)\(download.stderr)")
+            try download.send("go")
+            _ = try download.wait(timeout: .seconds(60))
+            #expect(download.stdout.contains("\n0 \(file.sha256)\n"), "\(download.stdout)\(download.stderr)")
+        }
         try scene.finish()
     }
 
