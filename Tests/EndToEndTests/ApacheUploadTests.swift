@@ -66,7 +66,7 @@ extension ApacheTests {
     /// 4 KiB in each tenth of a second; curl would begin with more.
     private static let slowly = """
         import hashlib, http.client, sys, time
-        body = b"line\\n" * 60000
+        body = b"line\\n" * 40000
         connection = http.client.HTTPConnection(sys.argv[1])
         connection.putrequest("POST", "/cgi/again")
         connection.putheader("Content-Length", str(len(body)))
@@ -80,15 +80,21 @@ extension ApacheTests {
     @Test func `an upload that grew beyond what was announced for it stays, and the rest of the batch moves`() throws {
         let scene = try TwoApaches(lines: ["<Location /cgi/again>", "SCRepeat all", "</Location>"])
         let lab = scene.world.lab
+        // Once, some seconds between the look at the sessions and their park.
+        scene.agents.end(.a)
+        try writeFile("\(lab.folder)/slow", "", mode: 0o600)
+        try scene.agents.start(.a, ["SC_FAULT": "park-before:run:rm \(lab.folder)/slow && sleep 2.5"])
+        let hasRegistered = eventually(within: .seconds(5), every: .milliseconds(20)) {
+            (try? scene.agents.tool(.a, ["agent", "--status"]).stdout.contains("of www")) ?? false
+        }
+        #expect(hasRegistered)
         try scene.writeProgram("again", Self.sum)
         let file = try lab.makeFile("big.bin", bytes: 25_000_000)
-        let download = try scene.spawn(["curl", "-sS", "--limit-rate", "3M", "-o", "\(lab.folder)/saved", scene.here.url("big.bin")])
+        let download = try scene.spawn(["curl", "-sS", "--limit-rate", "4M", "-o", "\(lab.folder)/saved", scene.here.url("big.bin")])
         let upload = try scene.spawn(["python3", "-c", Self.slowly, lab.serviceAddress(.ipv4)])
         let isKnown = eventually(within: .seconds(3), every: .milliseconds(20)) { (try? scene.sessions().count) == 2 }
         #expect(isKnown)
-        // Some seconds between the look at the sessions and their park.
-        let environment = scene.agents.environment(.a, ["SC_FAULT": "prepare-after:run:sleep 3"])
-        let output = try lab.run(in: .a, [TwoHosts.program] + scene.arguments() + ["--all"], environment: environment)
+        let output = try scene.agents.tool(.a, scene.arguments() + ["--all"])
         let moved = try JSONDecoder().decode(Migrated.self, from: Data(output.stdoutBytes))
         #expect(moved.migrated == 1 && moved.refused == 1 && output.stdout.contains("its state has grown to"), "\(output.stdout)\(output.stderr)")
         // Now the target hears of as much as there is.
@@ -96,7 +102,8 @@ extension ApacheTests {
         for client in [download, upload] { try #expect(client.wait(timeout: .seconds(30)) == 0, "\(client.stderr)") }
         try #expect(lab.sha256("\(lab.folder)/saved") == file.sha256)
         #expect(upload.stdout == "True\n")
-        #expect(scene.servers[.b]!.accessLog.count { $0.contains("moved=- arrived=1") } == 2, "\(scene.servers[.b]!.accessLog)")
+        let areLogged = eventually(within: .seconds(2)) { scene.servers[.b]!.accessLog.count { $0.contains("moved=- arrived=1") } == 2 }
+        #expect(areLogged, "\(scene.servers[.b]!.accessLog)")
         try scene.finish()
     }
 
