@@ -162,28 +162,14 @@ struct ApacheTests {
         try scene.finish()
     }
 
-    @Test func `TLS and HTTP/2 are refused, and served on`() throws {
-        let certificate = "/tmp/apache-test-\(getpid())"
-        defer { for end in ["key", "crt"] { unlink("\(certificate).\(end)") } }
-        let modules = "/usr/lib/apache2/modules"
-        let address = "10.77.0.100"
-        let lines = [
-            "LoadModule socache_shmcb_module \(modules)/mod_socache_shmcb.so", "LoadModule ssl_module \(modules)/mod_ssl.so",
-            "LoadModule http2_module \(modules)/mod_http2.so", "Protocols h2 h2c http/1.1", "Listen \(address):443", "<VirtualHost \(address):443>",
-            "ServerName lab", "SSLEngine on", "SSLCertificateFile \(certificate).crt", "SSLCertificateKeyFile \(certificate).key", "</VirtualHost>",
-        ]
-        let scene = try TwoApaches(lines: lines) { lab in
-            try lab.check(
-                in: nil,
-                [
-                    "openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=lab", "-keyout", "\(certificate).key", "-out",
-                    "\(certificate).crt",
-                ])
+    @Test func `TLS without SCTLS, and HTTP/2, are refused and served on`() throws {
+        let scene = try TwoApaches {
+            try TwoApaches.tls($0, more: ["LoadModule http2_module /usr/lib/apache2/modules/mod_http2.so", "Protocols h2 h2c http/1.1"])
         }
         let lab = scene.world.lab
         let file = try lab.makeFile("big.bin", bytes: 20_000_000)
         let cases = [
-            (["--http1.1", "https://10.77.0.100/big.bin"], "it is a TLS connection"),
+            (["--http1.1", "https://10.77.0.100/big.bin"], "it is a TLS connection, and SCTLS is off"),
             (["--http2", "https://10.77.0.100/big.bin"], "it is a TLS connection"),
             (["--http2-prior-knowledge", scene.here.url("big.bin")], "it does not speak HTTP/1"),
         ]

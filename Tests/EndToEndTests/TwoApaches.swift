@@ -37,15 +37,35 @@ final class TwoApaches {
     /// Moves for the tests that repeat; SC_MOVES names another number.
     static func moves(_ usual: Int) -> Int { getenv("SC_MOVES").flatMap { Int(String(cString: $0)) } ?? usual }
 
-    init(_ mpm: MPM = .event, lines: [String] = [], files: (Lab) throws -> Void = { _ in }) throws {
+    convenience init(_ mpm: MPM = .event, lines: [String] = []) throws { try self.init(mpm) { _ in lines } }
+
+    /// `lines` makes what they need beside.
+    init(_ mpm: MPM = .event, lines: (Lab) throws -> [String]) throws {
         world = try TwoHosts()
         try world.lab.check(in: nil, ["make", "-C", Self.repository + "/integrations/apache"], timeout: .seconds(120))
-        try files(world.lab)
+        let lines = try lines(world.lab)
         agents = try Agents(world, services: Self.services, limits: "{offers_per_second: 1000, sessions_in_flight: 5000}")
         for host in [Lab.Host.a, .b] { try agents.start(host) }
         try agents.join()
         capture = try Capture(world.lab)
         for host in [Lab.Host.a, .b] { try start(host, mpm, lines) }
+    }
+
+    /// Lines of configuration for a server that speaks TLS with these virtual hosts, and makes its certificate.
+    static func tls(_ lab: Lab, hosts: [(name: String, lines: [String])] = [("lab", [])], more: [String] = ["SCTLS on"]) throws -> [String] {
+        let modules = "/usr/lib/apache2/modules", address = lab.serviceAddress(.ipv4), certificate = "\(lab.folder)/tls"
+        try lab.check(
+            in: nil,
+            [
+                "openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=lab", "-keyout", "\(certificate).key", "-out",
+                "\(certificate).crt",
+            ])
+        let loads = ["socache_shmcb", "ssl"].map { "LoadModule \($0)_module \(modules)/mod_\($0).so" }
+        let servers = hosts.flatMap { host in
+            ["<VirtualHost \(address):443>", "ServerName \(host.name)", "SSLEngine on", "SSLCertificateFile \(certificate).crt"]
+                + ["SSLCertificateKeyFile \(certificate).key"] + host.lines + ["</VirtualHost>"]
+        }
+        return loads + more + ["Listen \(address):443"] + servers
     }
 
     /// Starts an Apache, which has registered when this returns.
@@ -62,6 +82,12 @@ final class TwoApaches {
         }
         try #require(isKnown, "\(server.errorLog)\(agents.log(host))")
         return server
+    }
+
+    /// Ends an Apache, and starts another in its place.
+    func restart(_ host: Lab.Host, lines: (Lab) throws -> [String]) throws {
+        servers[host]?.stop()
+        try start(host, .event, lines(world.lab))
     }
 
     var here: Apache { servers[home]! }
@@ -108,8 +134,10 @@ final class TwoApaches {
 
     func spawn(_ command: [String], stdin: Lab.Input = .nothing) throws -> Child { try world.lab.spawn(in: .client, command, stdin: stdin) }
 
-    func client() throws -> Child {
-        let child = try spawn(["python3", Self.script, world.lab.serviceAddress(.ipv4), "80"], stdin: .pipe)
+    /// With a `name` it speaks TLS, and asks for that server.
+    func client(tls name: String? = nil) throws -> Child {
+        let child = try spawn(
+            ["python3", Self.script, world.lab.serviceAddress(.ipv4), name == nil ? "80" : "443"] + (name.map { [$0] } ?? []), stdin: .pipe)
         try #require(child.waitForOutputOrError("connected"), "\(child.stderr)")
         return child
     }

@@ -3,7 +3,7 @@
 // The broker connects to it and passes the client's TCP descriptor and the continuation. The MPM accepts it like any connection, in whichever
 // process and thread is free, and so everything that a connection needs is real: the scoreboard, the timeouts, the limits.
 
-#include "mod_sc.h"
+#include "tls.h"
 #include <ap_listen.h>
 #include <apr_portable.h>
 #include <apr_strings.h>
@@ -200,5 +200,5 @@ bool arrival_accept(struct connection *connection) {
     connection->slot->is_noted = 1;
     atomic_store(&connection->slot->is_live, 1);
     arrival->is_live = true;
-    return true;
+    return connection->tls == NULL || tls_bridge_go(connection) == APR_SUCCESS;
 }

@@ -42,9 +42,9 @@ static const char *take_chunked(struct slot *slot, int64_t written, struct chunk
     return NULL;
 }
 
-static const char *obstacle(uint32_t obstacles) {
-    if (obstacles & OBSTACLE_CLOSING) return "the connection is being closed";
-    if (obstacles & OBSTACLE_TLS) return "it is a TLS connection, whose keys stay in this process";
+static const char *obstacle(const struct slot *slot) {
+    uint32_t obstacles = slot->obstacles;
+    if (obstacles & OBSTACLE_TLS) return tls_obstacle(slot);
     if (obstacles & OBSTACLE_PROTOCOL) return "it does not speak HTTP/1";
     if (obstacles & OBSTACLE_INPUT) return "its request is longer than what is kept of it (SCRequestMax), and a part has been read already";
     if (obstacles & OBSTACLE_HEAD) return "a response's head is longer than 4 KiB";
@@ -58,12 +58,13 @@ static const char *name_request(const struct region *region, const struct slot *
     uint64_t logged = __atomic_load_n(&slot->in_logged, __ATOMIC_RELAXED), total = __atomic_load_n(&slot->in_total, __ATOMIC_RELAXED);
     char name[60];
     size_t known = 0, length = 0;
-    if (from >= logged && from < total && total - logged <= region->request_max) known = total - from < sizeof name ? (size_t)(total - from) : sizeof name;
+    // Of TLS it is ciphertext.
+    if (slot->tls_state == TLS_NONE && from >= logged && from < total && total - logged <= region->request_max) known = total - from < sizeof name ? (size_t)(total - from) : sizeof name;
     memcpy(name, slot_input(region, slot) + (known ? from - logged : 0), known);
     while (length < known && name[length] > ' ') length++;
     if (length < known && name[length] == ' ') length++;
     while (length < known && name[length] > ' ' && name[length] != '?') length++;
-    snprintf(words, 160, "%.*s %s", (int)length, name, what);
+    snprintf(words, 160, "%.*s %s", length ? (int)length : 12, length ? name : "its request", what);
     return words;
 }
 
@@ -82,8 +83,10 @@ static bool is_at_work(const struct slot *slot) {
 }
 
 bool continuation_look(const struct region *region, const struct slot *slot, struct outlook *out) {
-    uint32_t before = atomic_load(&slot->changing), obstacles = slot->obstacles & ~(uint32_t)OBSTACLE_CLOSING;
-    *out = (struct outlook){.why = obstacle(obstacles), .is_lasting = obstacles & (OBSTACLE_TLS | OBSTACLE_PROTOCOL | OBSTACLE_COUNT)};
+    uint32_t before = atomic_load(&slot->changing);
+    // A handshake is over in a moment.
+    bool is_moment = slot->tls_state == TLS_SEEN && slot->tls.why == TLS_HANDSHAKE;
+    *out = (struct outlook){.why = is_moment ? NULL : obstacle(slot), .is_lasting = slot->obstacles & (OBSTACLE_TLS | OBSTACLE_PROTOCOL | OBSTACLE_COUNT)};
     out->request = slot->in_request;
     for (uint32_t index = 0; out->why == NULL && index < slot->count && index < SC_RESPONSES; index++) {
         const struct response *response = response_at((struct slot *)slot, index);
@@ -99,22 +102,27 @@ bool continuation_look(const struct region *region, const struct slot *slot, str
 
 const char *continuation_take(const struct region *region, struct slot *slot, int64_t written, struct continuation *out, char words[static 160]) {
     memset(out, 0, sizeof *out);
-    const char *why = obstacle(slot->obstacles);
+    const char *why = slot->obstacles & OBSTACLE_CLOSING ? "the connection is being closed" : obstacle(slot);
+    if (why == NULL && slot->tls_state != TLS_NONE) why = tls_take(region, slot, &written, &out->tls);
     if (why) return why;
     struct response *response = NULL;
     uint32_t index = 0;
     for (; index < slot->count && response == NULL; index++)
         if (response_at(slot, index)->out_end == OPEN_END || response_at(slot, index)->out_end > written) response = response_at(slot, index);
     uint64_t from = response ? response->in_start : slot->in_request;
-    if (from < slot->in_logged || slot->in_total - slot->in_logged > region->request_max) return "its request is no longer remembered";
+    bool is_kept = out->tls.is_active ? (int64_t)from >= slot->tls.in_first_plain : from >= slot->in_logged;
+    if (!is_kept || slot->in_total - slot->in_logged > region->request_max) return "its request is no longer remembered";
     // Everything from here on will be carried out again.
     for (uint32_t later = index ? index - 1 : 0; response && later < slot->count; later++)
         if (!response_at(slot, later)->is_repeatable)
             return name_request(region, slot, response_at(slot, later)->in_start, answered, words);
     if (is_at_work(slot)) return name_request(region, slot, slot->in_request, carried_out, words);
     out->keepalives = slot->keepalives;
-    out->request = slot_input(region, slot) + (from - slot->in_logged);
-    out->request_length = (uint32_t)(slot->in_total - from);
+    // Of TLS all that is kept: a record is opened as a whole.
+    uint64_t begin = out->tls.is_active ? slot->in_logged : from;
+    if (out->tls.is_active) out->tls.in_skip = (uint64_t)((int64_t)from - slot->tls.in_first_plain);
+    out->request = slot_input(region, slot) + (begin - slot->in_logged);
+    out->request_length = (uint32_t)(slot->in_total - begin);
     if (response == NULL) return NULL;
     out->has_response = 1;
     out->head_done = response->head_done;
@@ -137,7 +145,7 @@ struct wire {
     uint32_t magic, keepalives, request_length, head_length;
     uint8_t has_response, head_done, kind, chunk_flags;
     uint8_t before_length, after_length, reserved[2];
-    uint64_t sent, body_length, file_size, file_time, skip, rest;
+    uint64_t sent, body_length, file_size, file_time, skip, rest, tls_length;
     uint8_t digest[16];
     char before[24], after[8];
 };
@@ -150,15 +158,16 @@ long continuation_encode(const struct continuation *in, unsigned char *bytes, si
         .chunk_flags = (uint8_t)(in->chunked.is_active | in->chunked.is_terminal << 1), .before_length = in->chunked.before_length,
         .after_length = in->chunked.after_length, .sent = htole64(in->sent), .body_length = htole64(in->body.length),
         .file_size = htole64(in->body.file_size), .file_time = htole64((uint64_t)in->body.file_time), .skip = htole64(in->chunked.skip),
-        .rest = htole64(in->chunked.rest)};
+        .rest = htole64(in->chunked.rest), .tls_length = htole64(tls_length(&in->tls))};
     memcpy(wire.digest, in->body.digest, sizeof wire.digest);
     memcpy(wire.before, in->chunked.before, sizeof wire.before);
     memcpy(wire.after, in->chunked.after, sizeof wire.after);
-    size_t length = sizeof wire + in->request_length + in->head_length;
+    size_t length = sizeof wire + in->request_length + in->head_length + tls_length(&in->tls);
     if (length > room) return -1;
     memcpy(bytes, &wire, sizeof wire);
     memcpy(bytes + sizeof wire, in->request, in->request_length);
     if (in->head_length) memcpy(bytes + sizeof wire + in->request_length, in->head, in->head_length);
+    if (in->tls.is_active) tls_encode(&in->tls, bytes + length - tls_length(&in->tls));
     return (long)length;
 }
 
@@ -167,8 +176,8 @@ bool continuation_decode(const unsigned char *bytes, size_t length, struct conti
     memset(out, 0, sizeof *out);
     if (length < sizeof wire) return false;
     memcpy(&wire, bytes, sizeof wire);
-    uint64_t request = le32toh(wire.request_length), head = le32toh(wire.head_length);
-    if (le32toh(wire.magic) != WIRE_MAGIC || length != sizeof wire + request + head || request > SC_REQUEST_MAX || head > SC_HEAD_MAX) return false;
+    uint64_t request = le32toh(wire.request_length), head = le32toh(wire.head_length), tls = le64toh(wire.tls_length);
+    if (le32toh(wire.magic) != WIRE_MAGIC || tls > length || length != sizeof wire + request + head + tls || request > SC_REQUEST_MAX || head > SC_HEAD_MAX) return false;
     if (wire.kind > BODY_CHUNKED || wire.before_length > sizeof wire.before || wire.after_length > sizeof wire.after) return false;
     *out = (struct continuation){
         .keepalives = le32toh(wire.keepalives), .request_length = (uint32_t)request, .head_length = (uint32_t)head,
@@ -180,6 +189,7 @@ bool continuation_decode(const unsigned char *bytes, size_t length, struct conti
     memcpy(out->body.digest, wire.digest, sizeof wire.digest);
     memcpy(out->chunked.before, wire.before, sizeof wire.before);
     memcpy(out->chunked.after, wire.after, sizeof wire.after);
+    if (tls > 0 && !tls_decode(bytes + length - tls, tls, &out->tls)) return false;
     uint64_t limit = 1ull << 62;
     if (out->sent > limit || out->body.length > limit || out->chunked.skip > limit || out->chunked.rest > limit) return false;
     if (out->has_response && out->head_done && out->sent < out->head_length && out->chunked.is_active) return false;

@@ -4,7 +4,7 @@
 #include "journal.h"
 
 /// The form of the bytes below.
-#define CONTINUATION_VERSION 1
+#define CONTINUATION_VERSION 2
 
 /// Where the client stands in a chunked body.
 struct chunked {
@@ -17,6 +17,19 @@ struct chunked {
     char after[8];   // what is left of the CRLF behind a chunk's payload
 };
 
+/// The TLS 1.3 connection around it; `request` is ciphertext then.
+struct continuation_tls {
+    uint8_t is_active;
+    uint16_t suite;
+    uint32_t pending_length; // of the record that has begun to leave
+    uint64_t in_number;      // of the record at the first byte of `request`
+    uint64_t in_skip;        // bytes of its plaintext, and of those after it, that were answered
+    uint64_t out_number;     // of the next record
+    uint8_t client[SC_TLS_SECRET], server[SC_TLS_SECRET];
+    char name[SC_TLS_NAME];
+    const uint8_t *pending; // borrowed
+};
+
 struct continuation {
     uint32_t keepalives;
     uint32_t request_length; // bytes of requests that are to be answered (again)
@@ -25,12 +38,22 @@ struct continuation {
     uint64_t sent; // bytes of that response which the client has, head included
     struct body body;
     struct chunked chunked;
+    struct continuation_tls tls;
     const char *request, *head; // borrowed
 };
 
-/// Reads the slot, which nobody changes meanwhile; `written` is the stream position up to which the kernel has taken the output.
+/// Reads the slot, which nobody changes meanwhile; `written` is the position in the socket's stream up to which the kernel has taken the output.
 /// NULL, or why the session cannot be continued elsewhere; the text is static or in `words`.
 const char *continuation_take(const struct region *region, struct slot *slot, int64_t written, struct continuation *out, char words[static 160]);
+
+// tls_state.c: what concerns the TLS connection.
+const char *tls_obstacle(const struct slot *slot);
+/// `written` becomes the plaintext position up to which the client will have got the output. NULL, or why it cannot be told.
+const char *tls_take(const struct region *region, const struct slot *slot, int64_t *written, struct continuation_tls *out);
+/// Bytes that continuation_tls takes, those that are pending included.
+size_t tls_length(const struct continuation_tls *in);
+void tls_encode(const struct continuation_tls *in, unsigned char *bytes);
+bool tls_decode(const unsigned char *bytes, size_t length, struct continuation_tls *out);
 
 /// What stands in the way of a session, for who asks before it is to move.
 struct outlook {

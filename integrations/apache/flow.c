@@ -5,7 +5,7 @@
 // included, since the limits belong to the server. The event MPM calls the last filter of a connection when the socket can be written; that is one
 // of ours as well, and it goes through the gate too.
 
-#include "mod_sc.h"
+#include "tls.h"
 #include <errno.h>
 #include <http_core.h>
 #include <http_request.h>
@@ -97,30 +97,46 @@ static apr_status_t read_unknown(apr_bucket_brigade *bb) {
     return APR_SUCCESS;
 }
 
+/// A session that arrives is silent until what it sends is verified. APR_EAGAIN: nothing is to be sent yet.
+static apr_status_t welcome(struct connection *connection, apr_bucket_brigade *bb, bool *is_noted) {
+    struct arrival *arrival = connection->arrival;
+    apr_status_t result = read_unknown(bb);
+    if (result != APR_SUCCESS || arrival == NULL || arrival->is_live) return result;
+    // Nobody can freeze it yet, so there is no gate.
+    if (connection->replay == NULL) return arrival_accept(connection) ? APR_SUCCESS : APR_ECONNABORTED;
+    *is_noted = true;
+    if ((result = replay_filter(connection, bb)) != APR_SUCCESS) connection->c->aborted = 1;
+    return result == APR_SUCCESS && !arrival->is_live ? APR_EAGAIN : result;
+}
+
+static apr_status_t note(struct connection *connection, apr_bucket_brigade *bb) {
+    return connection->replay ? replay_filter(connection, bb) : response_note(connection, bb);
+}
+
+apr_status_t flow_note(struct connection *connection, apr_bucket_brigade *bb) {
+    bool is_noted = false;
+    apr_status_t result = welcome(connection, bb, &is_noted);
+    if (result != APR_SUCCESS || is_noted) return result;
+    if (!enter(connection)) return APR_ECONNABORTED;
+    result = note(connection, bb);
+    leave(connection);
+    return result;
+}
+
 static apr_status_t output(ap_filter_t *f, apr_bucket_brigade *bb) {
     struct connection *connection = f->ctx;
     conn_rec *c = connection->c;
     if (bb == NULL || c->aborted) return ap_pass_brigade(f->next, bb);
     connection->core = f->next;
-    apr_status_t result = read_unknown(bb);
-    if (result != APR_SUCCESS) return result;
-    struct arrival *arrival = connection->arrival;
     bool is_noted = connection->slot == NULL;
-    if (arrival && !arrival->is_live) {
-        // Nobody can freeze it yet, so there is no gate.
-        if (connection->replay) {
-            if ((result = replay_filter(connection, bb)) != APR_SUCCESS) c->aborted = 1;
-            if (!arrival->is_live) return result;
-            is_noted = true;
-        } else if (!arrival_accept(connection)) {
-            return APR_ECONNABORTED;
-        }
-    }
+    apr_status_t result = connection->tls ? APR_SUCCESS : welcome(connection, bb, &is_noted);
+    if (result != APR_SUCCESS) return result == APR_EAGAIN ? APR_SUCCESS : result;
     if (!enter(connection)) return APR_ECONNABORTED;
-    if (!is_noted) result = connection->replay ? replay_filter(connection, bb) : response_note(connection, bb);
+    if (connection->tls) result = tls_note_out(connection, bb);
+    else if (!is_noted) result = note(connection, bb);
     if (result == APR_SUCCESS) result = hand_over(connection, bb);
+    // What the core keeps to send it with more is no reason to tell the broker of the connection; a socket that is full shows in tail() or wait_writable().
     leave(connection);
-    if (connection->slot && c->data_in_output_filters) note_lasting(connection);
     return result;
 }
 

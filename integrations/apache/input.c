@@ -1,6 +1,6 @@
 // The input of a connection: read from the socket by a bucket of our own, logged until its request is answered, and counted as it is taken.
 
-#include "mod_sc.h"
+#include "tls.h"
 #include <errno.h>
 #include <http_core.h>
 #include <poll.h>
@@ -77,6 +77,7 @@ static apr_status_t receive(struct connection *connection, char *bytes, apr_size
     ssize_t count = recv(connection->fd, bytes, *length, MSG_DONTWAIT);
     apr_status_t result = count > 0 ? APR_SUCCESS : count == 0 ? APR_EOF : errno;
     if (count > 0) input_append(connection->slot, bytes, (apr_size_t)count);
+    if (count > 0 && connection->tls) tls_note_in(connection, bytes, (apr_size_t)count);
     leave(connection);
     *length = count > 0 ? (apr_size_t)count : 0;
     return result == EWOULDBLOCK ? APR_EAGAIN : result;
@@ -134,8 +135,7 @@ static apr_status_t insert_network_bucket(conn_rec *c, apr_bucket_brigade *bb, a
     return APR_SUCCESS;
 }
 
-/// Right above the core's input filter: what it gives out has been taken.
-static apr_status_t count(ap_filter_t *f, apr_bucket_brigade *bb, ap_input_mode_t mode, apr_read_type_e block, apr_off_t bytes) {
+apr_status_t input_count(ap_filter_t *f, apr_bucket_brigade *bb, ap_input_mode_t mode, apr_read_type_e block, apr_off_t bytes) {
     struct connection *connection = f->ctx;
     apr_status_t result = ap_get_brigade(f->next, bb, mode, block, bytes);
     if (mode == AP_MODE_EATCRLF || mode == AP_MODE_EXHAUSTIVE) connection->slot->obstacles |= OBSTACLE_COUNT;
@@ -146,6 +146,12 @@ static apr_status_t count(ap_filter_t *f, apr_bucket_brigade *bb, ap_input_mode_
     // Not at the gate: what must not be carried out twice stops there before it is (mod_sc.c).
     connection->slot->in_consumed += taken;
     return result;
+}
+
+/// Right above the core's input filter. Of TLS connections the plaintext counts.
+static apr_status_t count(ap_filter_t *f, apr_bucket_brigade *bb, ap_input_mode_t mode, apr_read_type_e block, apr_off_t bytes) {
+    struct connection *connection = f->ctx;
+    return connection->tls ? ap_get_brigade(f->next, bb, mode, block, bytes) : input_count(f, bb, mode, block, bytes);
 }
 
 void input_register(void) {

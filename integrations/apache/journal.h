@@ -2,9 +2,10 @@
 //
 // One slot for each connection. Only the thread that serves the connection writes it, inside enter() and leave(); the broker reads it while the slot
 // is frozen, or when its process is dead. Positions count bytes from the moment the connection came to this Apache: `in` what was read from the
-// socket, `out` what was produced for it. A response that began elsewhere began at a negative position.
+// socket, `out` what was produced for it. A response that began elsewhere began at a negative position. Of TLS connections see tls_journal.h.
 #pragma once
 
+#include "tls_journal.h"
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -82,7 +83,8 @@ struct slot {
     uint8_t is_unrepeatable;  // the request at hand
     uint8_t is_pinned;        // the agent has been told that it cannot move, and waits to hear that it can
     _Atomic uint8_t is_live;  // it has come, and is not being closed: `fd` is its connection
-    uint8_t reserved[4];
+    uint8_t tls_state;        // enum tls_state
+    uint8_t reserved[3];
     int64_t out_base; // bytes that the kernel had taken (acknowledged and queued) at position 0
     int64_t out_position;
     uint64_t in_total, in_consumed; // read from the socket, and taken by the request parser
@@ -92,6 +94,7 @@ struct slot {
     uint64_t chunk_count;
     struct response responses[SC_RESPONSES];
     struct chunk chunks[SC_CHUNKS];
+    struct tls tls; // unless tls_state is TLS_NONE
 };
 
 #define REGION_MAGIC 0x31526373u
@@ -138,6 +141,12 @@ static inline uint32_t slot_index(const struct region *region, const struct slot
 static inline char *slot_input(const struct region *region, const struct slot *slot) {
     size_t head = (sizeof *region + region->slot_count * sizeof *slot + 4095) & ~(size_t)4095;
     return (char *)region + head + (size_t)slot_index(region, slot) * region->request_max;
+}
+
+/// … and what else there is of a TLS connection.
+static inline struct tls_area *slot_tls(const struct region *region, const struct slot *slot) {
+    char *inputs = slot_input(region, region->slots), *areas = inputs + (size_t)region->slot_count * region->request_max;
+    return (struct tls_area *)(areas + (size_t)slot_index(region, slot) * sizeof(struct tls_area));
 }
 
 static inline struct response *response_at(struct slot *slot, uint32_t index) {

@@ -1,9 +1,9 @@
 // mod_sc: the client sessions of an Apache httpd 2.4 move to another one, or to another process of the same, while they are served.
 //
-// This file: directives, the life of a connection, and what concerns requests. The order of the filters, from the network up: core, SC_OUT and SC_IN,
+// This file: the life of a connection, and what concerns requests. The order of the filters, from the network up: core, SC_OUT and SC_IN,
 // mod_ssl, everything else.
 
-#include "mod_sc.h"
+#include "tls.h"
 #include <ap_listen.h>
 #include <ap_mpm.h>
 #include <apr_portable.h>
@@ -22,74 +22,6 @@ APLOG_USE_MODULE(sc);
 
 /// Requests after which a connection is one that lasts.
 #define QUICK_REQUESTS 4
-
-// MARK: Directives
-
-static void *make_server_conf(apr_pool_t *p, server_rec *server) {
-    (void)server;
-    struct server_conf *conf = apr_pcalloc(p, sizeof *conf);
-    conf->sessions = 4096;
-    conf->request_max = SC_REQUEST_DEFAULT;
-    return conf;
-}
-
-static void *make_dir_conf(apr_pool_t *p, char *dir) {
-    (void)dir;
-    return apr_pcalloc(p, sizeof(struct dir_conf));
-}
-
-static void *merge_dir_conf(apr_pool_t *p, void *base, void *more) {
-    struct dir_conf *conf = apr_palloc(p, sizeof *conf);
-    *conf = *(struct dir_conf *)(((struct dir_conf *)more)->repeat ? more : base);
-    return conf;
-}
-
-static const char *set_service(cmd_parms *cmd, void *dir, const char *name) {
-    (void)dir;
-    const char *why = ap_check_cmd_context(cmd, GLOBAL_ONLY);
-    if (why) return why;
-    ((struct server_conf *)ap_get_module_config(cmd->server->module_config, &sc_module))->service = name;
-    return NULL;
-}
-
-static const char *set_sessions(cmd_parms *cmd, void *dir, const char *text) {
-    (void)dir;
-    const char *why = ap_check_cmd_context(cmd, GLOBAL_ONLY);
-    if (why) return why;
-    char *end;
-    apr_int64_t count = apr_strtoi64(text, &end, 10);
-    if (*end || count < 1 || count > 1000000) return "SCSessions: a number from 1 to 1000000 is expected";
-    ((struct server_conf *)ap_get_module_config(cmd->server->module_config, &sc_module))->sessions = (int)count;
-    return NULL;
-}
-
-static const char *set_request_max(cmd_parms *cmd, void *dir, const char *text) {
-    (void)dir;
-    const char *why = ap_check_cmd_context(cmd, GLOBAL_ONLY);
-    if (why) return why;
-    char *end;
-    apr_int64_t bytes = apr_strtoi64(text, &end, 10);
-    if (*end || bytes < 65536 || bytes > SC_REQUEST_MAX) return "SCRequestMax: a number of bytes from 65536 to 16711680 is expected";
-    ((struct server_conf *)ap_get_module_config(cmd->server->module_config, &sc_module))->request_max = (int)((bytes + 4095) / 4096 * 4096);
-    return NULL;
-}
-
-static const char *set_repeat(cmd_parms *cmd, void *dir, const char *text) {
-    (void)cmd;
-    struct dir_conf *conf = dir;
-    if (strcasecmp(text, "safe") == 0) conf->repeat = REPEAT_SAFE;
-    else if (strcasecmp(text, "all") == 0) conf->repeat = REPEAT_ALL;
-    else if (strcasecmp(text, "none") == 0) conf->repeat = REPEAT_NONE;
-    else return "SCRepeat: safe, all or none is expected";
-    return NULL;
-}
-
-static const command_rec directives[] = {
-    AP_INIT_TAKE1("SCService", set_service, NULL, RSRC_CONF, "the service, as the agents' policies name it, whose sessions this server takes part with"),
-    AP_INIT_TAKE1("SCSessions", set_sessions, NULL, RSRC_CONF, "how many connections are followed at once (4096)"),
-    AP_INIT_TAKE1("SCRequestMax", set_request_max, NULL, RSRC_CONF, "how many bytes of requests under way are kept for each connection (1048576)"),
-    AP_INIT_TAKE1("SCRepeat", set_repeat, NULL, RSRC_CONF | ACCESS_CONF, "which requests may be carried out again: safe (methods), all or none"),
-    {NULL}};
 
 // MARK: Connections
 
@@ -150,9 +82,14 @@ static int pre_connection(conn_rec *c, void *socket) {
 static int process_connection(conn_rec *c) {
     struct connection *connection = connection_of(c);
     if (connection == NULL) return DECLINED;
-    if (ap_ssl_conn_is_ssl(c)) connection->slot->obstacles |= OBSTACLE_TLS;
+    if (connection->slot->tls_state == TLS_NONE && ap_ssl_conn_is_ssl(c)) connection->slot->obstacles |= OBSTACLE_TLS;
     struct arrival *arrival = connection->arrival;
     if (arrival == NULL || arrival->is_live) return DECLINED;
+    const char *why = arrival->from.tls.is_active ? tls_bridge_shake(connection) : NULL;
+    if (why) {
+        arrival_refuse(connection, EPROTO, why);
+        return OK;
+    }
     if (arrival->from.has_response && arrival->from.head_done) return DECLINED;
     if (!arrival_accept(connection)) return OK;
     if (arrival->from.request_length > 0) return DECLINED;
@@ -234,7 +171,9 @@ static int log_transaction(request_rec *r) {
         slot->obstacles &= ~(uint32_t)OBSTACLE_RESPONSES;
     }
     end_change(slot);
-    input_trim(slot, slot->count ? response_at(slot, 0)->in_start : slot->in_request);
+    uint64_t needed = slot->count ? response_at(slot, 0)->in_start : slot->in_request;
+    if (connection->tls) tls_trim(connection, needed);
+    else input_trim(slot, needed);
     // A client that never lets the server wait would not become known otherwise.
     if (c->keepalives >= QUICK_REQUESTS) note_lasting(connection);
     if (slot->is_pinned) {
@@ -272,8 +211,10 @@ static int post_config(apr_pool_t *p, apr_pool_t *log, apr_pool_t *temp, server_
 }
 
 static void child_init(apr_pool_t *p, server_rec *server) {
-    (void)p, (void)server;
-    if (sc_region) note_send(NOTE_STARTED, NULL, -1);
+    (void)server;
+    if (sc_region == NULL) return;
+    tls_child_init(p);
+    note_send(NOTE_STARTED, NULL, -1);
 }
 
 static void child_stopping(apr_pool_t *p, int is_graceful) {
@@ -295,8 +236,10 @@ static void register_hooks(apr_pool_t *p) {
     ap_hook_child_init(child_init, NULL, NULL, APR_HOOK_MIDDLE);
     ap_hook_child_stopping(child_stopping, NULL, NULL, APR_HOOK_MIDDLE);
     input_register();
+    tls_register();
+    tls_bridge_register();
     flow_register();
 }
 
 module AP_MODULE_DECLARE_DATA sc_module = {
-    STANDARD20_MODULE_STUFF, make_dir_conf, merge_dir_conf, make_server_conf, NULL, directives, register_hooks, 0};
+    STANDARD20_MODULE_STUFF, make_dir_conf, merge_dir_conf, make_server_conf, merge_server_conf, directives, register_hooks, 0};

@@ -19,6 +19,7 @@ enum repeat { REPEAT_UNSET, REPEAT_SAFE, REPEAT_ALL, REPEAT_NONE };
 struct server_conf {
     const char *service; // NULL: off
     int sessions, request_max;
+    int follows_tls; // -1: as the main server
 };
 struct dir_conf {
     enum repeat repeat;
@@ -67,9 +68,17 @@ struct connection {
 
     struct arrival *arrival;
     struct replay *replay;
+    struct tls_following *tls; // NULL: plain text, or it is not followed
 };
 
 static inline struct connection *connection_of(conn_rec *c) { return ap_get_module_config(c->conn_config, &sc_module); }
+
+// directives.c
+extern const command_rec directives[];
+void *make_server_conf(apr_pool_t *p, server_rec *server);
+void *merge_server_conf(apr_pool_t *p, void *base, void *more);
+void *make_dir_conf(apr_pool_t *p, char *dir);
+void *merge_dir_conf(apr_pool_t *p, void *base, void *more);
 
 // region.c: memory, slots, and the gate.
 extern struct region *sc_region;
@@ -107,6 +116,8 @@ static inline void leave(struct connection *connection) {
 // input.c
 void input_register(void);
 void input_install(struct connection *connection);
+/// A filter: what it gives out has been taken.
+apr_status_t input_count(ap_filter_t *f, apr_bucket_brigade *bb, ap_input_mode_t mode, apr_read_type_e block, apr_off_t bytes);
 void input_append(struct slot *slot, const char *bytes, apr_size_t length);
 void input_trim(struct slot *slot, uint64_t to);
 /// Nothing but its first bytes is needed any longer of so many that were kept.
@@ -134,6 +145,8 @@ void flow_register(void);
 /// Takes the limits at which the core would wait.
 void flow_take_over(server_rec *server);
 void flow_install(struct connection *connection);
+/// Notes plaintext above mod_ssl. APR_EAGAIN: the session has not arrived yet, and is silent.
+apr_status_t flow_note(struct connection *connection, apr_bucket_brigade *bb);
 
 // arrival.c
 int arrival_listen(apr_pool_t *p, server_rec *server);

@@ -29,9 +29,11 @@ apr_status_t region_make(apr_pool_t *process, int sessions, int request_max) {
     struct kept *kept = NULL;
     apr_pool_userdata_get((void **)&kept, key, process);
     if (kept == NULL) {
-        size_t size = sizeof(struct region) + 4096 + (size_t)sessions * (sizeof(struct slot) + (size_t)request_max);
+        size_t size = sizeof(struct region) + 4096 + (size_t)sessions * (sizeof(struct slot) + (size_t)request_max + sizeof(struct tls_area));
         struct region *region = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (region == MAP_FAILED) return errno;
+        // Requests and keys are nobody's business.
+        madvise(region, size, MADV_DONTDUMP);
         kept = apr_pcalloc(process, sizeof *kept);
         if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, kept->notes) < 0) return errno;
         // Thousands of idle connections may become known in one moment.
@@ -79,6 +81,10 @@ struct slot *slot_take(int pid) {
 }
 
 void slot_release(struct slot *slot) {
+    if (slot->tls_state != TLS_NONE) {
+        explicit_bzero(&slot->tls, sizeof slot->tls);
+        slot->tls_state = TLS_SEEN;
+    }
     input_forget(slot, slot->in_total - slot->in_logged);
     if (slot->is_noted) {
         atomic_store(&slot->state, SLOT_ENDED);

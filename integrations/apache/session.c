@@ -78,7 +78,8 @@ void session_look(struct session *session) {
     if (!is_there || session->state != SERVING || session->c == NULL || !continuation_look(sc_region, slot, &outlook)) return;
     // Before it is as long as that: in the next second it may be.
     bool is_long = slot->in_total - slot->in_logged > SC_REQUEST_SHORT / 2;
-    sc_reserve(session->c, is_long ? sc_region->request_max + SC_STATE_DEFAULT - SC_REQUEST_SHORT : SC_STATE_DEFAULT);
+    size_t more = slot->tls_state == TLS_NONE ? 0 : sizeof(struct continuation_tls) + SC_TLS_RECORD;
+    sc_reserve(session->c, more + (is_long ? sc_region->request_max + SC_STATE_DEFAULT - SC_REQUEST_SHORT : SC_STATE_DEFAULT));
     uint64_t seen = session->seen;
     session->seen = outlook.why && !outlook.is_lasting ? outlook.request + 1 : 0;
     bool is_old = outlook.is_lasting || (outlook.why && session->seen == seen);
