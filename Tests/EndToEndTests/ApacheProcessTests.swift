@@ -78,10 +78,10 @@ extension ApacheTests {
             #expect(eventually(within: .seconds(3), every: .milliseconds(50)) { (try? scene.sessions().count) == 4 })
             // First the process of one, of which a threaded MPM serves others as well; then all.
             for count in [1, 4] {
-                let victims = Set(try scene.here.serving().prefix(count))
+                let victims = Set(try scene.here.servingEach().prefix(count))
                 for victim in victims { kill(victim, SIGKILL) }
                 let areServed = eventually(within: .seconds(10), every: .milliseconds(20)) {
-                    (try? scene.here.serving()).map { $0.count == 4 && victims.isDisjoint(with: $0) } ?? false
+                    (try? scene.here.servingEach()).map { $0.count == 4 && victims.isDisjoint(with: $0) } ?? false
                 }
                 #expect(areServed, "\(scene.here.errorLog)")
             }
