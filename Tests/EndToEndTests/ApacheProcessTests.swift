@@ -102,6 +102,33 @@ extension ApacheTests {
         try scene.finish()
     }
 
+    // Before the decision the processes wait for it; after it they have not heard of it.
+    @Test(arguments: MPM.allCases, ["decide-before", "steer-after"]) func `sessions come although the processes that take them in are killed`(
+        mpm: MPM, point: String
+    ) throws {
+        let scene = try TwoApaches(mpm)
+        let file = try scene.world.lab.makeFile("big.bin", bytes: 30_000_000)
+        let victims = "\(scene.world.lab.folder)/victims"
+        let select = "ps --ppid \(scene.servers[.b]!.pid) -o pid=,comm= | awk '$2 == \"apache2\" { print $1 }'"
+        try scene.restartAgent(["SC_FAULT": "\(point):run:\(select) | tee \(victims) | xargs kill -9"])
+        let client = try scene.client()
+        let download = try scene.spawn(["python3", TwoApaches.paced, "curl", "-sS", scene.here.url("big.bin")], stdin: .pipe)
+        try #require(download.waitForOutputOrError("reading"), "\(download.stderr)")
+        let answer = try client.ask("get /big.bin")
+        #expect(eventually(within: .seconds(3), every: .milliseconds(50)) { (try? scene.sessions().count) == 2 })
+        try #expect(scene.move().migrated == 2)
+        let killed = readText(victims).split(separator: "\n").compactMap { Int32($0) }
+        #expect(killed.count > 2 && eventually(within: .seconds(5)) { killed.allSatisfy { kill($0, 0) < 0 } }, "\(killed)")
+        try #expect(client.ask("get /big.bin") == answer)
+        try #require(download.poll() == nil, "\(download.stdout)\(download.stderr)")
+        try download.send("go")
+        _ = try download.wait(timeout: .seconds(30))
+        #expect(download.stdout.contains("\n0 \(file.sha256)\n"), "\(download.stdout)\(download.stderr)\(scene.here.errorLog)")
+        try client.send("stop")
+        _ = try client.wait()
+        try scene.finish()
+    }
+
     @Test(arguments: MPM.allCases) func `idle connections are known to the next broker, and move`(mpm: MPM) throws {
         let scene = try TwoApaches(mpm)
         let file = try scene.world.lab.makeFile("small.bin", bytes: 20_000)

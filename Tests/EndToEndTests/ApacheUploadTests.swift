@@ -81,13 +81,8 @@ extension ApacheTests {
         let scene = try TwoApaches(lines: ["<Location /cgi/again>", "SCRepeat all", "</Location>"])
         let lab = scene.world.lab
         // Once, some seconds between the look at the sessions and their park.
-        scene.agents.end(.a)
         try writeFile("\(lab.folder)/slow", "", mode: 0o600)
-        try scene.agents.start(.a, ["SC_FAULT": "park-before:run:rm \(lab.folder)/slow && sleep 2.5"])
-        let hasRegistered = eventually(within: .seconds(5), every: .milliseconds(20)) {
-            (try? scene.agents.tool(.a, ["agent", "--status"]).stdout.contains("of www")) ?? false
-        }
-        #expect(hasRegistered)
+        try scene.restartAgent(["SC_FAULT": "park-before:run:rm \(lab.folder)/slow && sleep 2.5"])
         try scene.writeProgram("again", Self.sum)
         let file = try lab.makeFile("big.bin", bytes: 25_000_000)
         let download = try scene.spawn(["python3", TwoApaches.paced, "curl", "-sS", scene.here.url("big.bin")], stdin: .pipe)
