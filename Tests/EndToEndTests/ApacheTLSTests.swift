@@ -113,15 +113,19 @@ extension ApacheTests {
         try scene.finish()
     }
 
-    @Test func `what of TLS cannot move is refused by its reason`() throws {
-        let scene = try TwoApaches { try TwoApaches.tls($0) }
+    @Test(arguments: [
+        ("version", "it is a TLS connection of a version below 1.3"),
+        ("certificate", "it is a TLS connection, and the client has shown a certificate"),
+    ]) func `what of TLS cannot move is refused by its reason, and served on`(what: String, reason: String) throws {
+        let scene = try TwoApaches { try TwoApaches.tls($0, hosts: [("lab", ["SSLVerifyClient optional_no_ca"])]) }
         let lab = scene.world.lab
-        let file = try lab.makeFile("big.bin", bytes: 20_000_000)
+        let file = try lab.makeFile("big.bin", bytes: 12_000_000)
+        let arguments = what == "version" ? ["--tls-max", "1.2"] : ["--cert", "\(lab.folder)/tls.crt", "--key", "\(lab.folder)/tls.key"]
         let download = try scene.spawn(
-            ["curl", "-k", "-sS", "--tls-max", "1.2", "--limit-rate", "6M", "-o", "\(lab.folder)/saved", "https://10.77.0.100/big.bin"])
+            ["curl", "-k", "-sS"] + arguments + ["--limit-rate", "6M", "-o", "\(lab.folder)/saved", "https://10.77.0.100/big.bin"])
         usleep(600_000)
-        try scene.expectRefusal("it is a TLS connection of a version below 1.3")
-        try #expect(scene.sessions().first?.reason == "it is a TLS connection of a version below 1.3")
+        try scene.expectRefusal(reason)
+        #expect(eventually(within: .seconds(3), every: .milliseconds(50)) { (try? scene.sessions().first?.reason) == reason })
         try #expect(download.wait(timeout: .seconds(30)) == 0, "\(download.stderr)")
         try #expect(lab.sha256("\(lab.folder)/saved") == file.sha256)
         try scene.finish()

@@ -55,9 +55,8 @@ extern struct broker broker;
 void broker_watch(int fd, void *what);
 void broker_tick(void);
 
-// session.c
+// session.c, session_away.c, session_in.c
 extern const sc_callbacks_t session_callbacks;
-static inline struct slot *session_slot(const struct session *session) { return &sc_region->slots[session->slot]; }
 void session_begin(uint32_t index, uint32_t life, int fd);
 /// The connection of a slot is over.
 void session_ended(uint32_t index);
@@ -65,33 +64,28 @@ void session_ended(uint32_t index);
 void session_look(struct session *session);
 /// Its process has died in the middle.
 void session_orphaned(struct session *session);
-/// Closes its descriptors, ends its continuation and frees it.
+/// A process that takes the session in has said something, or has gone.
+void session_answered(struct session *session);
+void session_park_again(void);
+/// A second has passed: declines the offers for which no process has been free for long.
+void session_wait_less(void);
+bool session_probe(void);
+
+// Between session.c, session_away.c and session_in.c.
+static inline struct slot *session_slot(const struct session *session) { return &sc_region->slots[session->slot]; }
 void session_drop(struct session *session);
 void session_take_out(struct session **list, struct session *session);
-/// Bytes that the kernel has taken since the socket was made: acknowledged and queued. False: the connection has ended.
+/// Bytes that the kernel has taken since the socket was made: acknowledged and queued. Acknowledgements may come between the two looks.
 bool session_kernel_taken(int fd, int64_t *taken);
-
-// park.c
-void session_park(sc_continuation_t *c, void *session);
-/// A millisecond has passed: those whose thread was inside are looked at again.
-void session_park_again(void);
-/// It goes on here.
+/// The session's bytes, or 0 and why it cannot be continued.
+long session_take(struct session *session, unsigned char *bytes, const char **why, char words[static 160]);
 void session_thaw(struct session *session);
-/// Writes its state to broker.bytes: the length, or 0 and why it cannot be continued, for which `words` may be used.
-long session_take(struct session *session, const char **why, char words[static 160]);
-
-// intake.c
-void session_offer(sc_t *sc, sc_offer_t *offer, void *user);
-int session_import(sc_continuation_t *c, void *session, const sc_import_t *import);
 /// To the process that was hired for it, or to any, with this state. 0, or a negative errno.
 int session_give(struct session *session, const void *bytes, size_t length);
 /// Its process has ended before it was live there: another one is asked.
 void session_give_again(struct session *session);
 /// It is live: what the client has got from the kernel counts from here on.
 void session_go(struct session *session);
-/// A process that takes the session in has said something, or has gone.
-void session_answered(struct session *session);
-/// A second has passed: declines the offers for which no process has been free for long.
-void session_wait_less(void);
-/// Whether anybody accepts here.
-bool session_probe(void);
+void session_park(sc_continuation_t *c, void *what);
+void session_offer(sc_t *sc, sc_offer_t *offer, void *user);
+int session_import(sc_continuation_t *c, void *what, const sc_import_t *import);

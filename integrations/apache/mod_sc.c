@@ -1,7 +1,7 @@
 // mod_sc: the client sessions of an Apache httpd 2.4 move to another one, or to another process of the same, while they are served.
 //
-// This file: the life of a connection, and what concerns requests. The order of the filters, from the network up: core, SC_OUT and SC_IN,
-// mod_ssl, everything else.
+// This file: the life of a connection, and what concerns requests. The order of the filters, from the network up: core, SC_OUT and SC_IN, with TLS that has
+// arrived SC_BRIDGE_OUT and SC_BRIDGE_IN, mod_ssl, with TLS SC_PLAIN_OUT and SC_PLAIN_IN, everything else.
 
 #include "tls.h"
 #include <ap_listen.h>
@@ -143,7 +143,7 @@ static int fixups(request_rec *r) {
     // The one that had begun when the session came.
     const struct arrival *arrival = connection->arrival;
     bool is_first = arrival && arrival->from.request_length > 0 && (uint32_t)r->connection->keepalives == arrival->from.keepalives;
-    if (is_first) apr_table_setn(r->subprocess_env, "SC_ARRIVED", "1");
+    if (is_first || (arrival && !arrival->is_live)) apr_table_setn(r->subprocess_env, "SC_ARRIVED", "1");
     if (may_repeat(r)) return DECLINED;
     if (!enter(connection)) return HTTP_INTERNAL_SERVER_ERROR;
     connection->slot->is_unrepeatable = 1;

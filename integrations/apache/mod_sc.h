@@ -54,13 +54,14 @@ struct connection {
     enum { BEFORE_HEAD, IN_HEAD, IN_BODY, UNNOTED } at;
     uint32_t block_begin; // of the head's block at hand: there may be interim responses before
     uint32_t unnoted;     // responses that found no place
+    bool has_t;           // a field of the head may be Transfer-Encoding
     enum { CHUNK_SIZE, CHUNK_PAYLOAD, CHUNK_END, CHUNK_TRAILER, CHUNK_DONE } chunk_at;
     uint64_t chunk_size, chunk_left;
     int chunk_line;
     uint64_t file_size; // of the request's file
     int64_t file_time;
     const char *file_name;
-    bool has_pending_file, has_digest;
+    bool has_digest;
     XXH3_state_t *digest;
 
     // What the core may keep since it was last empty (flow.c).
@@ -135,6 +136,9 @@ enum token { TOKEN_FRAME, TOKEN_PAYLOAD, TOKEN_END };
 /// The length of the first piece of `bytes` that is of one kind; TOKEN_END ends the body.
 apr_size_t chunk_token(struct connection *connection, const char *bytes, apr_size_t length, enum token *token);
 void chunk_note(struct slot *slot, int64_t position, int64_t payload, int64_t length);
+
+// compare.c: NULL, or what differs.
+const char *compare_heads(const char *theirs, apr_size_t their_length, const char *ours, apr_size_t our_length);
 
 // replay.c: makes `bb` what the client has still to get, and notes it.
 void replay_begin(struct connection *connection);

@@ -4,11 +4,12 @@
 // size and time, and the digest of everything else. Until then what the client will have to get is kept; a difference refuses the session, which
 // then stays where it is.
 
-#include "replay.h"
+#include "mod_sc.h"
 #include <errno.h>
 #include <http_request.h>
 #include <http_log.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 APLOG_USE_MODULE(sc);
@@ -28,27 +29,16 @@ void replay_begin(struct connection *connection) {
     connection->replay = replay;
 }
 
-apr_status_t replay_differ(struct connection *connection, const char *what) {
+static apr_status_t differ(struct connection *connection, const char *what) {
     ap_log_cerror(APLOG_MARK, APLOG_WARNING, 0, connection->c, "mod_sc: a session is refused: %s", what);
     arrival_refuse(connection, ESTALE, what);
     return APR_ECONNABORTED;
 }
 
-void replay_put(struct connection *connection, apr_bucket_brigade *out, const char *bytes, apr_size_t length) {
+static void put_bytes(struct connection *connection, apr_bucket_brigade *out, const char *bytes, apr_size_t length) {
     if (length == 0) return;
     APR_BRIGADE_INSERT_TAIL(out, apr_bucket_heap_create(bytes, length, NULL, connection->c->bucket_alloc));
     connection->slot->out_position += (int64_t)length;
-}
-
-apr_status_t replay_verify(struct connection *connection) {
-    struct response *response = last_response(connection->slot);
-    const struct body *there = &connection->arrival->from.body;
-    body_seal(connection, response);
-    if (response->body.file_size != there->file_size || response->body.file_time != there->file_time)
-        return replay_differ(connection, "the file has another size or time here");
-    if (memcmp(response->body.digest, there->digest, sizeof there->digest) != 0) return replay_differ(connection, "the content of the response differs here");
-    connection->replay->is_verified = true;
-    return arrival_accept(connection) ? APR_SUCCESS : APR_ECONNABORTED;
 }
 
 static void put(struct connection *connection, apr_bucket_brigade *out, apr_bucket *b) {
@@ -62,7 +52,89 @@ static void put_chunk_size(struct connection *connection, apr_bucket_brigade *ou
     char line[24];
     int size = snprintf(line, sizeof line, "%llx\r\n", (unsigned long long)length);
     chunk_note(connection->slot, connection->slot->out_position, (int64_t)payload, (int64_t)length);
-    replay_put(connection, out, line, (apr_size_t)size);
+    put_bytes(connection, out, line, (apr_size_t)size);
+}
+
+/// The source's chunk goes on to its announced end, and the journal has it so that the session can move again.
+static void continue_chunks(struct connection *connection, apr_bucket_brigade *out) {
+    const struct chunked *chunked = &connection->arrival->from.chunked;
+    struct slot *slot = connection->slot;
+    put_bytes(connection, out, chunked->before, chunked->before_length);
+    put_bytes(connection, out, chunked->after, chunked->after_length);
+    if (chunked->is_terminal) {
+        chunk_note(slot, slot->out_position - 5, 0, 0);
+    } else if (chunked->rest) {
+        char line[24];
+        int length = snprintf(line, sizeof line, "%llx\r\n", (unsigned long long)chunked->rest);
+        chunk_note(slot, slot->out_position - length, (int64_t)chunked->skip, (int64_t)chunked->rest);
+    } else if (chunked->skip) {
+        chunk_note(slot, slot->out_position - 6, (int64_t)chunked->skip - 1, 1);
+    }
+}
+
+/// As much has been produced here as there: is it the same?
+static apr_status_t verify(struct connection *connection) {
+    struct response *response = last_response(connection->slot);
+    const struct body *there = &connection->arrival->from.body;
+    body_seal(connection, response);
+    if (response->body.file_size != there->file_size || response->body.file_time != there->file_time)
+        return differ(connection, "the file has another size or time here");
+    if (memcmp(response->body.digest, there->digest, sizeof there->digest) != 0) return differ(connection, "the content of the response differs here");
+    connection->replay->is_verified = true;
+    return arrival_accept(connection) ? APR_SUCCESS : APR_ECONNABORTED;
+}
+
+/// A block of the head is complete in replay->head. The source's block, of which the client may have a part, goes out in its place.
+static apr_status_t end_block(struct connection *connection, apr_bucket_brigade *out) {
+    struct replay *replay = connection->replay;
+    const struct continuation *from = &connection->arrival->from;
+    struct response *response = last_response(connection->slot);
+    const char *block = replay->head;
+    apr_size_t length = replay->head_length;
+    bool is_final = atoi(replay->head + 9) >= 200;
+    if (connection->block_begin < from->head_length) {
+        const char *theirs = from->head + connection->block_begin;
+        const char *end = memmem(theirs, from->head_length - connection->block_begin, "\r\n\r\n", 4);
+        if (end) {
+            apr_size_t their_length = (apr_size_t)(end + 4 - theirs);
+            const char *why = is_final ? compare_heads(theirs, their_length, block, length) : NULL;
+            if (why) return differ(connection, why);
+            block = theirs;
+            length = their_length;
+        }
+    }
+    if (response->head_length + length > SC_HEAD_MAX) return differ(connection, "the response's head is longer than 4 KiB here");
+    int64_t begin = response->out_start + response->head_length, had = begin < 0 ? -begin : 0;
+    if (had < (int64_t)length) put_bytes(connection, out, block + had, length - (apr_size_t)had);
+    memcpy(response->head + response->head_length, block, length);
+    response->head_length += (uint32_t)length;
+    replay->head_length = 0;
+    if (!is_final) {
+        connection->block_begin = response->head_length;
+        return APR_SUCCESS;
+    }
+    connection->has_t = true;
+    response_head_is_done(connection, response);
+    if (from->chunked.is_active) continue_chunks(connection, out);
+    return from->head_done && from->body.length > 0 ? APR_SUCCESS : verify(connection);
+}
+
+static apr_status_t replay_head(struct connection *connection, apr_bucket *b, apr_bucket_brigade *out) {
+    struct replay *replay = connection->replay;
+    const char *bytes;
+    apr_size_t length;
+    apr_status_t result = apr_bucket_read(b, &bytes, &length, APR_BLOCK_READ);
+    if (result != APR_SUCCESS) return result;
+    apr_size_t room = SC_HEAD_MAX - replay->head_length, take = length < room ? length : room, old = replay->head_length;
+    memcpy(replay->head + old, bytes, take);
+    apr_size_t from = old > 3 ? old - 3 : 0;
+    const char *end = memmem(replay->head + from, old + take - from, "\r\n\r\n", 4);
+    if (end == NULL && take < length) return differ(connection, "the response's head is longer than 4 KiB here");
+    apr_size_t used = end ? (apr_size_t)(end + 4 - replay->head) - old : take;
+    replay->head_length = (uint32_t)(old + used);
+    if (used < length) apr_bucket_split(b, used);
+    apr_bucket_delete(b);
+    return end ? end_block(connection, out) : APR_SUCCESS;
 }
 
 /// A bucket of payload, or its first piece; what is behind that follows `b`. Of the piece `out` gets what the client has not.
@@ -71,13 +143,13 @@ static apr_status_t replay_payload(struct connection *connection, apr_bucket *b,
     struct response *response = last_response(connection->slot);
     uint64_t there = connection->arrival->from.body.length;
     if (!replay->is_verified && b->length > there - response->body.length) {
-        if (APR_BUCKET_IS_FILE(b)) return replay_differ(connection, "the response consists of other parts here");
+        if (APR_BUCKET_IS_FILE(b)) return differ(connection, "the response consists of other parts here");
         apr_bucket_split(b, (apr_size_t)(there - response->body.length));
     }
     apr_size_t length = b->length;
     body_add(connection, response, b, length);
     if (!replay->is_verified && response->body.length == there) {
-        apr_status_t result = replay_verify(connection);
+        apr_status_t result = verify(connection);
         if (result != APR_SUCCESS) return result;
     }
     uint64_t payload = response->body.length - length;
@@ -109,7 +181,7 @@ static apr_status_t replay_payload(struct connection *connection, apr_bucket *b,
         }
         put(connection, out, b);
         replay->rest -= piece;
-        if (replay->rest == 0) replay_put(connection, out, "\r\n", 2);
+        if (replay->rest == 0) put_bytes(connection, out, "\r\n", 2);
         if (own == NULL) return APR_SUCCESS;
         b = own;
         payload += piece;
@@ -117,7 +189,7 @@ static apr_status_t replay_payload(struct connection *connection, apr_bucket *b,
     }
     put_chunk_size(connection, out, payload, length);
     put(connection, out, b);
-    replay_put(connection, out, "\r\n", 2);
+    put_bytes(connection, out, "\r\n", 2);
     return APR_SUCCESS;
 }
 
@@ -143,9 +215,9 @@ static apr_status_t replay_chunked(struct connection *connection, apr_bucket *b,
     if (piece < length) apr_bucket_split(b, piece);
     apr_bucket_delete(b);
     if (token != TOKEN_END || connection->arrival->from.chunked.is_terminal) return APR_SUCCESS;
-    if (!replay->is_verified) return replay_differ(connection, "the response is shorter here");
+    if (!replay->is_verified) return differ(connection, "the response is shorter here");
     chunk_note(connection->slot, connection->slot->out_position, (int64_t)last_response(connection->slot)->body.length, 0);
-    replay_put(connection, out, "0\r\n\r\n", 5);
+    put_bytes(connection, out, "0\r\n\r\n", 5);
     return APR_SUCCESS;
 }
 
@@ -154,7 +226,7 @@ static bool replay_bucket(struct connection *connection, apr_bucket *b, apr_buck
     struct replay *replay = connection->replay;
     if (AP_BUCKET_IS_EOR(b)) {
         if (!replay->is_verified) {
-            *result = replay_differ(connection, "the response is shorter here");
+            *result = differ(connection, "the response is shorter here");
             return false;
         }
         return true;

@@ -12,7 +12,8 @@ const char *head_field(const char *head, apr_size_t length, const char *name, ap
     const char *end = head + length;
     for (const char *line = head; (line = memchr(line, '\n', (size_t)(end - line))) != NULL;) {
         line++;
-        if ((apr_size_t)(end - line) <= name_length || strncasecmp(line, name, name_length) != 0 || line[name_length] != ':') continue;
+        // Most are told apart by their first letter.
+        if ((apr_size_t)(end - line) <= name_length || (*line ^ *name) & ~0x20 || strncasecmp(line, name, name_length) != 0 || line[name_length] != ':') continue;
         const char *value = line + name_length + 1;
         while (value < end && *value == ' ') value++;
         const char *stop = memchr(value, '\r', (size_t)(end - value));
@@ -40,7 +41,8 @@ struct response *response_open(struct connection *connection) {
     response->out_end = OPEN_END;
     response->is_repeatable = !slot->is_unrepeatable;
     connection->block_begin = 0;
-    connection->has_pending_file = connection->has_digest = false;
+    connection->has_t = false;
+    connection->has_digest = false;
     return response;
 }
 
@@ -59,7 +61,7 @@ void response_head_is_done(struct connection *connection, struct response *respo
     apr_size_t length = 0;
     const char *block = response->head + connection->block_begin;
     response->head_done = 1;
-    response->kind = head_field(block, response->head_length - connection->block_begin, "Transfer-Encoding", &length) ? BODY_CHUNKED : BODY_RAW;
+    response->kind = connection->has_t && head_field(block, response->head_length - connection->block_begin, "Transfer-Encoding", &length) ? BODY_CHUNKED : BODY_RAW;
     response->body_start = response->out_start + response->head_length;
     connection->at = IN_BODY;
     connection->chunk_at = CHUNK_SIZE;
@@ -68,13 +70,23 @@ void response_head_is_done(struct connection *connection, struct response *respo
     connection->slot->chunk_count = 0;
 }
 
+/// The CRLF CRLF that ends a block; NULL: it is not there yet. By lines, since memmem(3) looks at each byte. `has_t`: a field's name begins with that.
+static const char *find_end(const char *begin, const char *end, bool *has_t) {
+    for (const char *feed = begin; (feed = memchr(feed, '\n', (size_t)(end - feed))) != NULL; feed++) {
+        if (end - feed < 3) break;
+        if ((feed[1] | 0x20) == 't') *has_t = true;
+        if (feed > begin && feed[-1] == '\r' && feed[1] == '\r' && feed[2] == '\n') return feed - 1;
+    }
+    return NULL;
+}
+
 /// Copies a bucket's part of the head; cuts the bucket where the body begins. False: it cannot be followed.
 static bool note_head(struct connection *connection, struct response *response, apr_bucket *b, const char *bytes, apr_size_t length) {
     apr_size_t room = SC_HEAD_MAX - response->head_length, take = length < room ? length : room;
     uint32_t old = response->head_length;
     memcpy(response->head + old, bytes, take);
     uint32_t from = old > connection->block_begin + 3 ? old - 3 : connection->block_begin;
-    const char *end = memmem(response->head + from, old + take - from, "\r\n\r\n", 4);
+    const char *end = find_end(response->head + from, response->head + old + take, &connection->has_t);
     const char *block = response->head + connection->block_begin;
     apr_size_t known = old + take - connection->block_begin;
     if (known >= 5 && memcmp(block, "HTTP/", 5) != 0) {

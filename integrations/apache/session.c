@@ -1,34 +1,13 @@
-// The sessions as the broker knows them: how each begins, what the agent is told of it, how it ends, and what its process's death does to it.
+// The sessions as the broker knows them, from their first sign to their end, and after the death of their process.
 
 #include "broker.h"
-#include <errno.h>
 #include <http_log.h>
-#include <linux/sockios.h>
-#include <linux/tcp.h>
-#include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 APLOG_USE_MODULE(sc);
-
-bool session_kernel_taken(int fd, int64_t *taken) {
-    // Acknowledgements may come between the two looks.
-    for (int tries = 0; tries < 1000; tries++) {
-        struct tcp_info before = {0}, after = {0};
-        socklen_t size = sizeof before;
-        int queued = 0;
-        if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &before, &size) < 0 || ioctl(fd, SIOCOUTQ, &queued) < 0) return false;
-        size = sizeof after;
-        if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &after, &size) < 0) return false;
-        if (before.tcpi_bytes_acked != after.tcpi_bytes_acked) continue;
-        *taken = (int64_t)before.tcpi_bytes_acked + queued;
-        return true;
-    }
-    return false;
-}
 
 void session_take_out(struct session **list, struct session *session) {
     while (*list && *list != session) list = &(*list)->next;
@@ -102,7 +81,7 @@ void session_ended(uint32_t index) {
     atomic_store(&slot->state, SLOT_FREE);
 }
 
-// MARK: What the agent decides
+// MARK: How a move has ended
 
 static void resume(sc_continuation_t *c, void *what) {
     (void)c;
@@ -148,14 +127,15 @@ void session_orphaned(struct session *session) {
         // It was never live there: what came is still what there is.
         session_give_again(session);
     } else {
+        unsigned char *bytes = broker.bytes;
         char words[160];
         const char *why = NULL;
         bool is_torn = atomic_load(&slot->changing) & 1;
-        long length = is_torn ? 0 : session_take(session, &why, words);
+        long length = is_torn ? 0 : session_take(session, bytes, &why, words);
         session->has_slot = false;
         broker.by_slot[old] = NULL;
         session->is_ours = true;
-        int result = length > 0 ? session_give(session, broker.bytes, (size_t)length) : -1;
+        int result = length > 0 ? session_give(session, bytes, (size_t)length) : -1;
         if (result < 0) {
             ap_log_error(APLOG_MARK, APLOG_WARNING, 0, broker.server, "mod_sc: a session ends with its process %d: %s", slot->pid,
                          is_torn ? "it was in the middle of a change" : why ? why : strerror(-result));

@@ -16,14 +16,14 @@ struct tls_parser {
 /// The side of the process that serves.
 struct tls_following {
     struct tls_parser in, out;
-    uint64_t in_sealed, in_opened, in_handshake; // encrypted records: come, opened by OpenSSL, and of those before the traffic secret
+    uint64_t in_sealed, in_opened; // encrypted records: come, and opened by OpenSSL
     struct {
         uint64_t end;
         uint32_t length;
     } early[16]; // the last of them
     uint64_t out_sealed;    // encrypted records that have passed
     bool out_is_old;        // the one at hand began on another host
-    uint64_t typed;         // … that were written, and their types inside
+    uint64_t typed;         // … that were written, and the types inside the last of them
     uint8_t types[64];
     int64_t plain;          // position behind the last whole record
     struct tls_bridge *bridge; // NULL: the handshake was here
@@ -31,7 +31,8 @@ struct tls_following {
 
 // tls_follow.c
 void tls_register(void);
-void tls_child_init(apr_pool_t *p);
+
+// tls_records.c
 /// After input_append of the same bytes, and before what goes into the core; both in enter() and leave().
 void tls_note_in(struct connection *connection, const char *bytes, apr_size_t length);
 apr_status_t tls_note_out(struct connection *connection, apr_bucket_brigade *bb);
@@ -41,6 +42,7 @@ void tls_trim(struct connection *connection, uint64_t to);
 void tls_lose(struct connection *connection, enum tls_why why);
 
 // tls_bridge.c
+void tls_child_init(apr_pool_t *p);
 /// For a session that arrives; from mod_ssl's hook. False: no memory.
 bool tls_bridge_make(struct connection *connection);
 void tls_bridge_register(void);

@@ -12,7 +12,7 @@ const char *tls_obstacle(const struct slot *slot) {
         [TLS_SUITE] = "it is a TLS connection with a cipher suite other than AES-GCM and ChaCha20-Poly1305",
         [TLS_CERTIFICATE] = "it is a TLS connection, and the client has shown a certificate",
         [TLS_EARLY] = "it is a TLS connection that began with early data",
-        [TLS_KEYS] = "it is a TLS connection, and the client has changed its keys or is ending it",
+        [TLS_KEYS] = "it is a TLS connection, and the client has changed its keys, shown a certificate, or is ending it",
         [TLS_COUNT] = "it is a TLS connection whose records cannot be counted",
     };
     if (slot->tls_state == TLS_NONE) return "it is a TLS connection, and not of mod_ssl";

@@ -1,12 +1,32 @@
-// A session is parked: its thread is kept out, and what the other host needs to continue it is taken from the journal and the kernel.
+// Sessions that are to leave: frozen, read from the journal, and parked.
 
 #include "broker.h"
 #include <errno.h>
 #include <http_log.h>
+#include <linux/sockios.h>
+#include <linux/tcp.h>
+#include <netinet/in.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
 
 APLOG_USE_MODULE(sc);
 
-long session_take(struct session *session, const char **why, char words[static 160]) {
+bool session_kernel_taken(int fd, int64_t *taken) {
+    for (int tries = 0; tries < 1000; tries++) {
+        struct tcp_info before = {0}, after = {0};
+        socklen_t size = sizeof before;
+        int queued = 0;
+        if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &before, &size) < 0 || ioctl(fd, SIOCOUTQ, &queued) < 0) return false;
+        size = sizeof after;
+        if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &after, &size) < 0) return false;
+        if (before.tcpi_bytes_acked != after.tcpi_bytes_acked) continue;
+        *taken = (int64_t)before.tcpi_bytes_acked + queued;
+        return true;
+    }
+    return false;
+}
+
+long session_take(struct session *session, unsigned char *bytes, const char **why, char words[static 160]) {
     struct slot *slot = session_slot(session);
     struct continuation continuation;
     int64_t taken;
@@ -16,7 +36,7 @@ long session_take(struct session *session, const char **why, char words[static 1
     }
     *why = continuation_take(sc_region, slot, taken - slot->out_base, &continuation, words);
     if (*why) return 0;
-    long length = continuation_encode(&continuation, broker.bytes, BROKER_BYTES);
+    long length = continuation_encode(&continuation, bytes, BROKER_BYTES);
     if (length < 0) *why = "its state is larger than 16 MiB";
     return length < 0 ? 0 : length;
 }
@@ -29,8 +49,9 @@ void session_thaw(struct session *session) {
 static void finish_park(struct session *session) {
     char words[160];
     const char *why = NULL;
-    long length = session_take(session, &why, words);
-    int result = length > 0 ? sc_export(session->c, broker.bytes, (size_t)length) : 0;
+    unsigned char *bytes = broker.bytes;
+    long length = session_take(session, bytes, &why, words);
+    int result = length > 0 ? sc_export(session->c, bytes, (size_t)length) : 0;
     if (result < 0) why = result == -EFBIG ? "its request has grown beyond what was announced for it; try again" : "there is no memory";
     if (why == NULL) {
         session->state = PARKED_HERE;

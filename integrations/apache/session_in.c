@@ -1,4 +1,4 @@
-// Sessions that come to this Apache: a process or thread that accepts is hired for each, gets the connection and the continuation, and says what becomes of it.
+// Sessions that come: a process of the MPM is hired for each, gets it, and says whether it can serve it.
 
 #include "broker.h"
 #include <errno.h>
