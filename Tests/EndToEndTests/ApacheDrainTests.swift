@@ -29,8 +29,10 @@ extension ApacheTests {
     }
 
     @Test(arguments: MPM.allCases) func `a drained service leaves nobody behind`(mpm: MPM) throws {
-        let count = getenv("SC_CROWD").flatMap { Int(String(cString: $0)) } ?? 30
-        let scene = try TwoApaches(mpm)
+        let wanted = getenv("SC_CROWD").flatMap { Int(String(cString: $0)) } ?? 30
+        // Prefork has a process for each of 200; the others end processes, and with them idle connections, when they have many idle threads.
+        let count = mpm == .prefork ? min(wanted, 100) : wanted
+        let scene = try TwoApaches(mpm, lines: mpm == .prefork ? [] : ["MaxSpareThreads 1024"])
         let client = try crowd(scene, count)
         let result = try drain(scene, ["--config", scene.agents.policy(.a), "--to", "tls://b"])
         #expect(result.moved == 2 * count && result.stayed == 0 && result.ended == 0, "\(result)")

@@ -7,6 +7,32 @@ import Testing
 extension ApacheTests {
     private static let repository = #filePath.split(separator: "/").dropLast(3).map { "/" + $0 }.joined()
 
+    @Test func `a package gets its files below DESTDIR, and a server that is named its folder loads them from there`() throws {
+        let lab = try Lab()
+        defer { lab.down() }
+        let script = """
+            set -e
+            umask 077
+            image=\(lab.folder)/image
+            make -s -C \(Self.repository) install-apache DESTDIR=$image
+            (cd $image && find . -type f -printf '%m %P\\n' | sort -k 2)
+            [ "$(cat $image/etc/apache2/mods-available/sc.load)" = "LoadModule sc_module /usr/lib/apache2/modules/mod_sc.so" ]
+            echo "SCRequestMax 2000000" >>$image/etc/apache2/mods-available/sc.conf
+            make -s -C \(Self.repository) install-apache DESTDIR=$image
+            grep -q "SCRequestMax 2000000" $image/etc/apache2/mods-available/sc.conf
+            own=\(lab.folder)/own
+            make -s -C \(Self.repository)/integrations/apache install MODULES=$own/modules CONFIGURATION=$own/mods-available
+            for module in mpm_event authz_core; do echo "LoadModule ${module}_module /usr/lib/apache2/modules/mod_$module.so"; done >$own/httpd.conf
+            echo "Include $own/mods-available/*.load\nInclude $own/mods-available/*.conf\nListen 127.0.0.1:80\nServerName lab" >>$own/httpd.conf
+            echo "ErrorLog $own/error.log" >>$own/httpd.conf
+            apache2 -f $own/httpd.conf -t -D DUMP_MODULES
+            """
+        let output = try lab.run(in: .a, ["sh", "-c", script], timeout: .seconds(60))
+        #expect(output.status == 0 && output.stdout.contains("sc_module (shared)"), "\(output.stdout)\(output.stderr)")
+        let files = ["etc/apache2/mods-available/sc.conf", "etc/apache2/mods-available/sc.load", "usr/lib/apache2/modules/mod_sc.so"]
+        #expect(output.stdout.hasPrefix(files.map { "644 \($0)\n" }.joined()), "\(output.stdout)")
+    }
+
     @Test func `the module is installed, enabled, changed by its administrator, and removed`() throws {
         let lab = try Lab()
         defer { lab.down() }

@@ -5,8 +5,6 @@ import Support
 import Testing
 
 extension ApacheTests {
-    private static let paced = #filePath.split(separator: "/").dropLast().map { "/" + $0 }.joined() + "/paced.py"
-
     /// What ab or wrk says at its end, when it is interrupted.
     private func report(of client: Child) throws -> String {
         client.signal(SIGINT)
@@ -24,7 +22,7 @@ extension ApacheTests {
         let small = try lab.makeFile("small.bin", bytes: 20_000)
         func url(_ name: String) -> String { isTLS ? "https://\(lab.serviceAddress(.ipv4))/\(name)" : scene.here.url(name) }
         let downloads = try [["curl", "-k", "-sS"], ["wget", "--no-check-certificate", "-q", "-t", "1", "-O", "-"]].map {
-            try scene.spawn(["python3", Self.paced] + $0 + [url("big.bin")], stdin: .pipe)
+            try scene.spawn(["python3", TwoApaches.paced] + $0 + [url("big.bin")], stdin: .pipe)
         }
         for download in downloads { try #require(download.waitForOutputOrError("reading"), "\(download.stderr)") }
         let client = try scene.client(tls: isTLS ? "lab" : nil)

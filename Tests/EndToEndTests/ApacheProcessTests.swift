@@ -67,27 +67,65 @@ extension ApacheTests {
         try scene.finish()
     }
 
-    @Test(arguments: MPM.allCases) func `the downloads of a process that is killed go on in another one`(mpm: MPM) throws {
+    @Test(arguments: MPM.allCases) func `the downloads of processes that are killed go on in others, and move`(mpm: MPM) throws {
         let scene = try TwoApaches(mpm)
-        let lab = scene.world.lab
-        let file = try lab.makeFile("big.bin", bytes: 50_000_000)
-        let download = try scene.spawn(["curl", "-sS", "--limit-rate", "5M", "-o", "\(lab.folder)/saved", scene.here.url("big.bin")])
-        try scene.moves(2, of: download) {
-            let victim = try #require(try scene.here.serving())
-            kill(victim, SIGKILL)
-            let isServed = eventually(within: .seconds(5), every: .milliseconds(20)) {
-                (try? scene.here.serving()).flatMap { $0 }.map { $0 != victim } ?? false
+        let file = try scene.world.lab.makeFile("big.bin", bytes: 50_000_000)
+        let downloads = try (0..<4).map { _ in
+            try scene.spawn(["python3", TwoApaches.paced, "curl", "-sS", scene.here.url("big.bin")], stdin: .pipe)
+        }
+        for download in downloads { try #require(download.waitForOutputOrError("reading"), "\(download.stderr)") }
+        for _ in 0..<2 {
+            #expect(eventually(within: .seconds(3), every: .milliseconds(50)) { (try? scene.sessions().count) == 4 })
+            // First the process of one, of which a threaded MPM serves others as well; then all.
+            for count in [1, 4] {
+                let victims = Set(try scene.here.servingEach().prefix(count))
+                for victim in victims { kill(victim, SIGKILL) }
+                let areServed = eventually(within: .seconds(10), every: .milliseconds(20)) {
+                    (try? scene.here.servingEach()).map { $0.count == 4 && victims.isDisjoint(with: $0) } ?? false
+                }
+                #expect(areServed, "\(scene.here.errorLog)")
             }
-            #expect(isServed, "\(scene.here.errorLog)")
+            try #expect(scene.move().migrated == 4)
         }
         kill(try #require(scene.here.broker), SIGKILL)
-        let isKnown = eventually(within: .seconds(5), every: .milliseconds(50)) {
-            (try? scene.agents.tool(scene.home, ["agent", "--status"]).stdout.contains("of www, 1 sessions")) ?? false
+        let areKnown = eventually(within: .seconds(5), every: .milliseconds(50)) {
+            (try? scene.agents.tool(scene.home, ["agent", "--status"]).stdout.contains("of www, 4 sessions")) ?? false
         }
-        #expect(isKnown, "\(scene.here.errorLog)")
-        try scene.move()
-        try #expect(download.wait(timeout: .seconds(60)) == 0, "\(download.stderr)")
-        try #expect(lab.sha256("\(lab.folder)/saved") == file.sha256)
+        #expect(areKnown, "\(scene.here.errorLog)")
+        try #expect(scene.move().migrated == 4)
+        for download in downloads {
+            try #require(download.poll() == nil, "\(download.stdout)\(download.stderr)")
+            try download.send("go")
+            _ = try download.wait(timeout: .seconds(60))
+            #expect(download.stdout.contains("\n0 \(file.sha256)\n"), "\(download.stdout)\(download.stderr)")
+        }
+        try scene.finish()
+    }
+
+    // Before the decision the processes wait for it; after it they have not heard of it.
+    @Test(arguments: MPM.allCases, ["decide-before", "steer-after"]) func `sessions come although the processes that take them in are killed`(
+        mpm: MPM, point: String
+    ) throws {
+        let scene = try TwoApaches(mpm)
+        let file = try scene.world.lab.makeFile("big.bin", bytes: 30_000_000)
+        let victims = "\(scene.world.lab.folder)/victims"
+        let select = "ps --ppid \(scene.servers[.b]!.pid) -o pid=,comm= | awk '$2 == \"apache2\" { print $1 }'"
+        try scene.restartAgent(["SC_FAULT": "\(point):run:\(select) | tee \(victims) | xargs kill -9"])
+        let client = try scene.client()
+        let download = try scene.spawn(["python3", TwoApaches.paced, "curl", "-sS", scene.here.url("big.bin")], stdin: .pipe)
+        try #require(download.waitForOutputOrError("reading"), "\(download.stderr)")
+        let answer = try client.ask("get /big.bin")
+        #expect(eventually(within: .seconds(3), every: .milliseconds(50)) { (try? scene.sessions().count) == 2 })
+        try #expect(scene.move().migrated == 2)
+        let killed = readText(victims).split(separator: "\n").compactMap { Int32($0) }
+        #expect(killed.count > 2 && eventually(within: .seconds(5)) { killed.allSatisfy { kill($0, 0) < 0 } }, "\(killed)")
+        try #expect(client.ask("get /big.bin") == answer)
+        try #require(download.poll() == nil, "\(download.stdout)\(download.stderr)")
+        try download.send("go")
+        _ = try download.wait(timeout: .seconds(30))
+        #expect(download.stdout.contains("\n0 \(file.sha256)\n"), "\(download.stdout)\(download.stderr)\(scene.here.errorLog)")
+        try client.send("stop")
+        _ = try client.wait()
         try scene.finish()
     }
 

@@ -29,6 +29,7 @@ final class TwoApaches {
     private static let repository = #filePath.split(separator: "/").dropLast(3).map { "/" + $0 }.joined()
     private static let script = #filePath.split(separator: "/").dropLast().map { "/" + $0 }.joined() + "/http_client.py"
     static let crowd = #filePath.split(separator: "/").dropLast().map { "/" + $0 }.joined() + "/http_crowd.py"
+    static let paced = #filePath.split(separator: "/").dropLast().map { "/" + $0 }.joined() + "/paced.py"
     static let services = """
         {www: {ports: [80, 443], peers: ["a", "b"], accept: [{server: true}], server_users: ["www-data"]}}
         """
@@ -76,11 +77,22 @@ final class TwoApaches {
         let server = try Apache(world.lab, on: host, options)
         servers[host] = server
         all.append(server)
-        let isKnown = eventually(within: .seconds(5), every: .milliseconds(50)) {
-            (try? agents.tool(host, ["agent", "--status"]).stdout.contains("server \(server.broker ?? 0) of www")) ?? false
-        }
-        try #require(isKnown, "\(server.errorLog)\(agents.log(host))")
+        try requireKnown(server)
         return server
+    }
+
+    private func requireKnown(_ server: Apache) throws {
+        let isKnown = eventually(within: .seconds(5), every: .milliseconds(50)) {
+            (try? agents.tool(server.host, ["agent", "--status"]).stdout.contains("server \(server.broker ?? 0) of www")) ?? false
+        }
+        try #require(isKnown, "\(server.errorLog)\(agents.log(server.host))")
+    }
+
+    /// The source's agent, with these variables; its Apache has registered again when this returns.
+    func restartAgent(_ variables: [String: String]) throws {
+        agents.end(.a)
+        try agents.start(.a, variables)
+        try requireKnown(servers[.a]!)
     }
 
     /// Ends an Apache, and starts another in its place.

@@ -68,10 +68,15 @@ public final class Apache: Sendable {
     public var broker: Int32? { children.first { readText("/proc/\($0)/comm").hasPrefix("apache2-sc") } }
 
     /// The process that serves the client's connection.
-    public func serving() throws(LabError) -> Int32? {
+    public func serving() throws(LabError) -> Int32? { try servingEach().first }
+
+    /// The process that serves it, for each of the client's connections.
+    public func servingEach() throws(LabError) -> [Int32] {
         let text = try lab.check(in: host, ["ss", "-tnpH", "state", "established", "dst", lab.address(.client, .ipv4)])
-        let pids = text.split(separator: "pid=").dropFirst().compactMap { Int32($0.prefix(while: \.isNumber)) }
-        return pids.first { children.contains($0) && $0 != broker }
+        return text.split(separator: "\n").compactMap { line in
+            let pids = line.split(separator: "pid=").dropFirst().compactMap { Int32($0.prefix(while: \.isNumber)) }
+            return pids.first { children.contains($0) && $0 != broker }
+        }
     }
 
     /// The address of a file for a client.

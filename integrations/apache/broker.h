@@ -21,7 +21,11 @@ struct session {
     int control; // to the process that takes it in; -1: none
     uint32_t slot, life;
     bool has_slot;
-    bool is_revival;      // it was served here by a process that died
+    bool is_ours;         // it goes live here as soon as it can: the agent has said so, or a process that served it has died
+    bool is_told;         // the agent knows that it can be served here
+    int state_file;       // its state, for the process that takes it in; -1: it is live, and that is in its slot
+    uint32_t state_length;
+    unsigned given;       // how many processes it was given to
     sc_offer_t *offer;    // while WAITING
     unsigned waited;      // seconds that it has been
     unsigned asked;       // milliseconds since it was asked to park
@@ -76,10 +80,12 @@ bool session_kernel_taken(int fd, int64_t *taken);
 /// The session's bytes, or 0 and why it cannot be continued.
 long session_take(struct session *session, unsigned char *bytes, const char **why, char words[static 160]);
 void session_thaw(struct session *session);
-/// To the process that was hired for it, or to any. 0, or a negative errno.
+/// To the process that was hired for it, or to any, with this state. 0, or a negative errno.
 int session_give(struct session *session, const void *bytes, size_t length);
+/// Its process has ended before it was live there: another one is asked.
+void session_give_again(struct session *session);
 /// It is live: what the client has got from the kernel counts from here on.
-bool session_go(struct session *session);
+void session_go(struct session *session);
 void session_park(sc_continuation_t *c, void *what);
 void session_offer(sc_t *sc, sc_offer_t *offer, void *user);
 int session_import(sc_continuation_t *c, void *what, const sc_import_t *import);

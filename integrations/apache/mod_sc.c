@@ -140,7 +140,10 @@ static int fixups(request_rec *r) {
     }
     // One that answers when others are ready may be silent for long.
     if (r->handler && (strncmp(r->handler, "cgi", 3) == 0 || strncmp(r->handler, "proxy", 5) == 0)) note_lasting(connection);
-    if (connection->arrival && connection->arrival->is_live == false) apr_table_setn(r->subprocess_env, "SC_ARRIVED", "1");
+    // The one that had begun when the session came.
+    const struct arrival *arrival = connection->arrival;
+    bool is_first = arrival && arrival->from.request_length > 0 && (uint32_t)r->connection->keepalives == arrival->from.keepalives;
+    if (is_first || (arrival && !arrival->is_live)) apr_table_setn(r->subprocess_env, "SC_ARRIVED", "1");
     if (may_repeat(r)) return DECLINED;
     if (!enter(connection)) return HTTP_INTERNAL_SERVER_ERROR;
     connection->slot->is_unrepeatable = 1;

@@ -18,6 +18,7 @@ void session_drop(struct session *session) {
     if (session->has_slot && broker.by_slot[session->slot] == session) broker.by_slot[session->slot] = NULL;
     session_take_out(session->state == WAITING ? &broker.waiting : &broker.parking, session);
     if (session->control >= 0) close(session->control);
+    if (session->state_file >= 0) close(session->state_file);
     sc_end(session->c);
     if (session->fd >= 0) close(session->fd);
     free(session);
@@ -34,7 +35,7 @@ void session_begin(uint32_t index, uint32_t life, int fd) {
         close(fd);
         return;
     }
-    *session = (struct session){.c = session->c, .fd = fd, .control = -1, .slot = index, .life = life, .has_slot = true};
+    *session = (struct session){.c = session->c, .fd = fd, .control = -1, .state_file = -1, .slot = index, .life = life, .has_slot = true};
     // A connection that has ended already is of no use to anybody.
     if (sc_associate(session->c, fd, "client") < 0) {
         sc_end(session->c);
@@ -49,6 +50,10 @@ void session_look(struct session *session) {
     struct outlook outlook;
     bool is_there = slot && atomic_load(&slot->life) == session->life && atomic_load(&slot->state) != SLOT_FREE;
     if (slot && !is_there && session->state == SERVING) return session_drop(session);
+    if (is_there && session->state == SERVING && session->state_file >= 0 && slot->is_noted) {
+        close(session->state_file);
+        session->state_file = -1;
+    }
     if (!is_there || session->state != SERVING || session->c == NULL || !continuation_look(sc_region, slot, &outlook)) return;
     // Before it is as long as that: in the next second it may be.
     bool is_long = slot->in_total - slot->in_logged > SC_REQUEST_SHORT / 2;
@@ -81,13 +86,15 @@ void session_ended(uint32_t index) {
 static void resume(sc_continuation_t *c, void *what) {
     (void)c;
     struct session *session = what;
-    if (session->state == READY) {
-        if (!session_go(session)) session_drop(session);
+    if (session->state == READY || session->state == ARRIVING) {
+        session->is_ours = true;
+        if (session->state == READY) session_go(session);
         return;
     }
     if (session->state == PARKING_HERE) return; // asked no longer; it is noticed when it is at rest
     if (session->state != PARKED_HERE) return;
-    if (session->has_slot && atomic_load(&session_slot(session)->state) == SLOT_USED && session_slot(session)->life == session->life) return session_thaw(session);
+    bool is_there = session->has_slot && atomic_load(&session_slot(session)->state) == SLOT_USED && session_slot(session)->life == session->life;
+    if (is_there) return session_thaw(session);
     // Its connection was closed by the server while it was parked (a timeout), or its process has died.
     shutdown(session->fd, SHUT_RDWR);
     session_drop(session);
@@ -116,6 +123,9 @@ void session_orphaned(struct session *session) {
     if (session->state == PARKED_HERE) {
         session->has_slot = false;
         broker.by_slot[old] = NULL;
+    } else if (session->state_file >= 0 && !slot->is_noted) {
+        // It was never live there: what came is still what there is.
+        session_give_again(session);
     } else {
         unsigned char *bytes = broker.bytes;
         char words[160];
@@ -124,7 +134,7 @@ void session_orphaned(struct session *session) {
         long length = is_torn ? 0 : session_take(session, bytes, &why, words);
         session->has_slot = false;
         broker.by_slot[old] = NULL;
-        session->is_revival = true;
+        session->is_ours = true;
         int result = length > 0 ? session_give(session, bytes, (size_t)length) : -1;
         if (result < 0) {
             ap_log_error(APLOG_MARK, APLOG_WARNING, 0, broker.server, "mod_sc: a session ends with its process %d: %s", slot->pid,

@@ -14,6 +14,8 @@ APLOG_USE_MODULE(sc);
 
 /// Seconds that an offer waits for a process; whoever offers is patient for ten.
 #define HIRING_LIMIT 7
+/// How many processes are given one session, when each of them ends before it is live there.
+#define GIVING_LIMIT 5
 
 /// A connection to whoever will accept in the MPM's loop, not waited for; a backlog that is full refuses. Its descriptor, or a negative errno.
 static int reach(void) {
@@ -34,13 +36,21 @@ static int hire(struct session *session) {
     return 0;
 }
 
-int session_give(struct session *session, const void *bytes, size_t length) {
+/// In a file, so that everything is in the socket's buffer at once, and nobody has to be waited for; and another process can have it too.
+static int keep(struct session *session, const void *bytes, size_t length) {
+    int file = memfd_create("sc-session", MFD_CLOEXEC);
+    if (file < 0) return -errno;
+    if (session->state_file >= 0) close(session->state_file);
+    session->state_file = file;
+    session->state_length = (uint32_t)length;
+    return write(file, bytes, length) == (ssize_t)length ? 0 : -ENOMEM;
+}
+
+static int give(struct session *session) {
     int result = session->control < 0 ? hire(session) : 0;
     if (result < 0) return result;
-    // In a file, so that everything is in the socket's buffer at once, and nobody has to be waited for.
-    int fds[2] = {session->fd, memfd_create("sc-session", MFD_CLOEXEC)};
-    if (fds[1] < 0) return -errno;
-    struct arrival_head head = {REGION_MAGIC, (uint32_t)length};
+    int fds[2] = {session->fd, session->state_file};
+    struct arrival_head head = {REGION_MAGIC, session->state_length};
     struct iovec part = {&head, sizeof head};
     union {
         struct cmsghdr header;
@@ -51,12 +61,36 @@ int session_give(struct session *session, const void *bytes, size_t length) {
     control.header.cmsg_type = SCM_RIGHTS;
     control.header.cmsg_len = CMSG_LEN(sizeof fds);
     memcpy(CMSG_DATA(&control.header), fds, sizeof fds);
-    if (write(fds[1], bytes, length) != (ssize_t)length) result = -ENOMEM;
-    else if (sendmsg(session->control, &message, MSG_NOSIGNAL | MSG_DONTWAIT) != sizeof head) result = -EAGAIN;
-    close(fds[1]);
-    if (result < 0) return result;
+    if (sendmsg(session->control, &message, MSG_NOSIGNAL | MSG_DONTWAIT) != sizeof head) return -EAGAIN;
     session->state = ARRIVING;
+    session->given++;
     return 0;
+}
+
+int session_give(struct session *session, const void *bytes, size_t length) {
+    int result = keep(session, bytes, length);
+    session->given = 0;
+    return result < 0 ? result : give(session);
+}
+
+/// It does not come, or ends with the processes that were to serve it.
+static void fail(struct session *session, const char *why) {
+    ap_log_error(APLOG_MARK, APLOG_WARNING, 0, broker.server, "mod_sc: a session %s: %s", session->is_ours ? "ends with its process" : "does not come", why);
+    if (!session->is_ours && !session->is_told) {
+        sc_refuse(session->c, why);
+        // sc_refuse of an import closes nothing of ours but ends the continuation.
+        session->c = NULL;
+    }
+    session_drop(session);
+}
+
+void session_give_again(struct session *session) {
+    if (session->control >= 0) close(session->control);
+    session->control = -1;
+    if (session->has_slot && broker.by_slot[session->slot] == session) broker.by_slot[session->slot] = NULL;
+    session->has_slot = false;
+    // The session itself may be what ends them.
+    if (session->given >= GIVING_LIMIT || give(session) < 0) fail(session, "the process that took it in has ended");
 }
 
 bool session_probe(void) {
@@ -70,7 +104,7 @@ void session_offer(sc_t *sc, sc_offer_t *offer, void *user) {
     if (!broker.takes_sessions) return sc_decline(offer, "this Apache is being stopped");
     struct session *session = calloc(1, sizeof *session);
     if (session == NULL) return sc_decline(offer, "no memory");
-    *session = (struct session){.state = WAITING, .fd = -1, .control = -1, .offer = offer};
+    *session = (struct session){.state = WAITING, .fd = -1, .control = -1, .state_file = -1, .offer = offer};
     if (hire(session) < 0) {
         free(session);
         return sc_decline(offer, "nobody accepts connections here now");
@@ -115,15 +149,28 @@ int session_import(sc_continuation_t *c, void *what, const sc_import_t *import) 
     return result;
 }
 
-bool session_go(struct session *session) {
+void session_go(struct session *session) {
     struct arrival_go message;
-    if (!session_kernel_taken(session->fd, &message.out_base)) return false;
-    bool is_told = send(session->control, &message, sizeof message, MSG_NOSIGNAL | MSG_DONTWAIT) == sizeof message;
+    if (!session_kernel_taken(session->fd, &message.out_base)) return session_drop(session);
+    if (send(session->control, &message, sizeof message, MSG_NOSIGNAL | MSG_DONTWAIT) != sizeof message) return session_give_again(session);
     close(session->control);
     session->control = -1;
     session->state = SERVING;
-    session->is_revival = false;
-    return is_told;
+}
+
+/// A process can serve it.
+static void settle(struct session *session, uint32_t index, uint32_t life) {
+    struct slot *slot = &sc_region->slots[index];
+    // It may have died since it said so.
+    if (atomic_load(&slot->state) != SLOT_USED || atomic_load(&slot->life) != life) return session_give_again(session);
+    session->slot = index;
+    session->life = life;
+    session->has_slot = true;
+    broker.by_slot[index] = session;
+    session->state = READY;
+    if (session->is_ours) return session_go(session);
+    if (!session->is_told) sc_ready(session->c);
+    session->is_told = true;
 }
 
 void session_answered(struct session *session) {
@@ -138,23 +185,7 @@ void session_answered(struct session *session) {
         session->control = -1;
         return;
     }
-    bool is_ready = session->state == ARRIVING && length == sizeof answer && answer.error == 0 && answer.slot < sc_region->slot_count;
-    if (is_ready) {
-        session->slot = answer.slot;
-        session->life = answer.life;
-        session->has_slot = true;
-        broker.by_slot[answer.slot] = session;
-        session->state = READY;
-        if (!session->is_revival) sc_ready(session->c);
-        else if (!session_go(session)) session_drop(session);
-        return;
-    }
-    const char *why = length == sizeof answer ? answer.reason : "the process that took it in has ended";
-    bool is_revival = session->is_revival, was_arriving = session->state == ARRIVING;
-    ap_log_error(APLOG_MARK, APLOG_WARNING, 0, broker.server, "mod_sc: a session %s: %s", is_revival ? "ends with its process" : "does not come", why);
-    if (is_revival || !was_arriving) return session_drop(session);
-    sc_refuse(session->c, why);
-    // sc_refuse of an import closes nothing of ours but ends the continuation.
-    session->c = NULL;
-    session_drop(session);
+    if (length != sizeof answer) return session_give_again(session);
+    if (answer.error == 0 && session->state == ARRIVING && answer.slot < sc_region->slot_count) return settle(session, answer.slot, answer.life);
+    fail(session, answer.reason);
 }

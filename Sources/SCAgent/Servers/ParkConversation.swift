@@ -10,6 +10,8 @@ final class ParkConversation {
     let connection: SharedDescriptor
     private unowned let servers: Servers
     private var continuations: [(inode: UInt64, continuation: RegisteredContinuation)] = []
+    /// The most bytes of each one's state when the mover asked: the target hears of so many.
+    private var rooms: [ObjectIdentifier: Int] = [:]
     private var answers: [ObjectIdentifier: (ParkAnswer, [UInt8])] = [:]
     private var deadline: Deadline?
     /// Those that did not park.
@@ -52,6 +54,7 @@ final class ParkConversation {
                         descriptors: part.channels.sorted { $0.key < $1.key }.map { .init(fd: part.number(of: $0.value), role: $0.value.role) })
                 })
         }
+        for entry in continuations { rooms[ObjectIdentifier(entry.continuation)] = entry.continuation.room }
         (answer.logged, memories) = findMemories()
         return answer
     }
@@ -174,6 +177,13 @@ final class ParkConversation {
     func parked(_ continuation: RegisteredContinuation, state: [UInt8], version: UInt32) {
         guard let entry = continuations.first(where: { $0.continuation === continuation }), let channel = continuation.channels.values.first else {
             refuse(continuation, "its session has no channel any longer")
+            return conclude()
+        }
+        let room = rooms[ObjectIdentifier(continuation)] ?? 0
+        guard state.count <= room else {
+            let why = "its state has grown to \(state.count) bytes, and \(room) were offered; try again"
+            continuation.refusal = (why, monotonicNanoseconds())
+            refuse(continuation, why)
             return conclude()
         }
         answers[ObjectIdentifier(continuation)] = (

@@ -74,17 +74,12 @@ package final class ServerParking: SessionParking {
         result.late = Set((answer.late ?? []).map { ServerPart(socket: $0.socket, name: $0.part) })
         var offset = 0
         for parked in answer.parked ?? [] {
-            // The target was told how much may come.
-            guard (0...(stateRooms[parked.socket] ?? 0)).contains(parked.state_bytes) else {
-                resume()
-                throw CheckpointError(
-                    "a session's state has grown", why: "it has \(parked.state_bytes) bytes, \(stateRooms[parked.socket] ?? 0) were offered",
-                    errno: EFBIG,
-                    advice: "The session goes on where it is; try again")
-            }
-            var state = [UInt8](repeating: 0, count: parked.state_bytes)
-            guard state.isEmpty || (files.first.map { pread($0.raw, &state, state.count, off_t(offset)) } ?? 0) == state.count else {
-                throw CheckpointError("cannot read the state of a parked session", why: "the agent sent less than it said", errno: EBADMSG)
+            // The target was told how much may come, and the agent leaves out what has grown.
+            var state = [UInt8](repeating: 0, count: min(max(parked.state_bytes, 0), stateRooms[parked.socket] ?? 0))
+            guard state.count == parked.state_bytes,
+                state.isEmpty || (files.first.map { pread($0.raw, &state, state.count, off_t(offset)) } ?? 0) == state.count
+            else {
+                throw CheckpointError("cannot read the state of a parked session", why: "the agent sent something else than it said", errno: EBADMSG)
             }
             offset += state.count
             guard let part = parked.part else {
