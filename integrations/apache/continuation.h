@@ -19,7 +19,7 @@ struct chunked {
 
 /// The TLS 1.3 connection around it; `request` is ciphertext then.
 struct continuation_tls {
-    uint8_t is_active;
+    uint8_t is_active, fragment;
     uint16_t suite;
     uint32_t pending_length; // of the record that has begun to leave
     uint64_t in_number;      // of the record at the first byte of `request`
@@ -54,6 +54,8 @@ const char *tls_take(const struct region *region, const struct slot *slot, int64
 size_t tls_length(const struct continuation_tls *in);
 void tls_encode(const struct continuation_tls *in, unsigned char *bytes);
 bool tls_decode(const unsigned char *bytes, size_t length, struct continuation_tls *out);
+/// Wipes the keys in the bytes of a continuation, if there are any.
+void tls_wipe(unsigned char *bytes, size_t length);
 
 /// What stands in the way of a session, for who asks before it is to move.
 struct outlook {
