@@ -27,7 +27,7 @@ def request(path, name="lab"):
     return f"GET {path} HTTP/1.1\r\nHost: {name}\r\nX-Filler: abc\r\n\r\n".encode()
 
 
-def response(show=False):
+def response(show=False, pause=0):
     status, length, chunked = stream.readline().split()[1].decode(), 0, False
     while (line := stream.readline()) != b"\r\n":
         if not line:
@@ -41,8 +41,12 @@ def response(show=False):
         body += stream.read(size)
         stream.readline()
         chunked = size > 0
-    if length:
-        body = stream.read(length)
+    while len(body) < length:
+        piece = stream.read(min(16000, length - len(body)))
+        if not piece:
+            raise SystemExit("the connection ended")
+        body += piece
+        time.sleep(pause)
     if show:
         return body.decode().strip()
     return f"{status} {hashlib.sha256(body).hexdigest()} {connection.getsockname()[1]}"
@@ -50,6 +54,8 @@ def response(show=False):
 
 def at_random(seed, paths):
     choice = random.Random(seed)
+    # Small windows, so that records are cut, and the last one of a response waits.
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, choice.choice([4096, 16384, 1 << 20]))
     while not select.select([sys.stdin], [], [], 0)[0]:
         asked = choice.choices(paths, k=choice.choice([1, 1, 1, 3]))
         left = b"".join(map(request, asked))
@@ -60,7 +66,8 @@ def at_random(seed, paths):
             time.sleep(choice.choice([0, 0.003]))
         for path in asked:
             time.sleep(choice.choice([0, 0, 0.005]))
-            print(path, response(), flush=True)
+            print(path, response(pause=choice.choice([0, 0, 0.001])), flush=True)
+        time.sleep(choice.choice([0, 0, 0.02]))
     print("done", flush=True)
 
 

@@ -50,6 +50,10 @@ const char *continuation_take(const struct region *region, struct slot *slot, in
 const char *tls_obstacle(const struct slot *slot);
 /// `written` becomes the plaintext position up to which the client will have got the output. NULL, or why it cannot be told.
 const char *tls_take(const struct region *region, const struct slot *slot, int64_t *written, struct continuation_tls *out);
+/// The position of the first byte of input that has to go along when the plaintext from `from` on is not answered.
+uint64_t tls_begin(const struct slot *slot, int64_t from, struct continuation_tls *out);
+/// NULL, or the record between `before` and `record`, which has begun to leave, is not of these keys under this number.
+const char *tls_verify(const struct region *region, const struct slot *slot, const struct tls_record *before, const struct tls_record *record);
 /// Bytes that continuation_tls takes, those that are pending included.
 size_t tls_length(const struct continuation_tls *in);
 void tls_encode(const struct continuation_tls *in, unsigned char *bytes);

@@ -68,7 +68,8 @@ static apr_status_t fill(struct connection *connection, ap_filter_t *next, apr_r
         has_ended = has_ended || APR_BUCKET_IS_EOS(b);
         if (APR_BUCKET_IS_METADATA(b)) continue;
         result = apr_bucket_read(b, &bytes, &length, APR_BLOCK_READ);
-        if (result != APR_SUCCESS || length > sizeof bridge->raw - bridge->have) continue;
+        if (result == APR_SUCCESS && length > sizeof bridge->raw - bridge->have) result = APR_EGENERAL;
+        if (result != APR_SUCCESS) continue;
         memcpy(bridge->raw + bridge->have, bytes, length);
         bridge->have += length;
         has_come = has_come || length > 0;

@@ -37,9 +37,8 @@ const char *tls_take(const struct region *region, const struct slot *slot, int64
     if (record == NULL) return "a part of a TLS record is written that is not whole yet";
     if (record->number < journal->out_handshake) return tls_obstacle(slot);
     // Without the one before it, it is not known whether its beginning has left.
-    bool is_boundary = record->end == *written;
-    if (!is_boundary && before == NULL && oldest > 0) return "more small TLS records wait for the client than are remembered";
-    if (record->end - *written > (int64_t)sizeof pending || journal->out_cipher - *written > SC_TLS_CIPHER)
+    if (before == NULL && oldest > 0) return "more small TLS records wait for the client than are remembered";
+    if (record->end - *written > (int64_t)sizeof pending || journal->out_cipher - (before ? before->end : *written) > SC_TLS_CIPHER)
         return "more of the TLS connection waits for the client than is kept";
     *out = (struct continuation_tls){
         .is_active = 1, .fragment = journal->fragment, .suite = journal->suite, .pending_length = (uint32_t)(record->end - *written), .in_number = journal->in_first,
@@ -49,7 +48,18 @@ const char *tls_take(const struct region *region, const struct slot *slot, int64
     memcpy(out->server, journal->server, sizeof out->server);
     memcpy(out->name, journal->name, sizeof out->name);
     *written = record->plain;
-    return NULL;
+    return before ? tls_verify(region, slot, before, record) : NULL;
+}
+
+uint64_t tls_begin(const struct slot *slot, int64_t from, struct continuation_tls *out) {
+    const struct tls *journal = &slot->tls;
+    // Nothing waits for an answer; the response that it had is in the record that is leaving.
+    if (from == journal->in_plain && journal->in_whole == slot->in_total) {
+        out->in_number = journal->in_next;
+        return slot->in_total;
+    }
+    out->in_skip = (uint64_t)(from - journal->in_first_plain);
+    return slot->in_logged;
 }
 
 /// The fixed part, little-endian; the pending bytes follow.
