@@ -115,12 +115,20 @@ extension ApacheTests {
 
     @Test(arguments: [
         ("version", "it is a TLS connection of a version below 1.3"),
-        ("certificate", "it is a TLS connection, and the client has shown a certificate"),
+        ("certificate", "it is a TLS connection, and the client has shown a certificate"), ("h2", "it does not speak HTTP/1"),
     ]) func `what of TLS cannot move is refused by its reason, and served on`(what: String, reason: String) throws {
-        let scene = try TwoApaches { try TwoApaches.tls($0, hosts: [("lab", ["SSLVerifyClient optional_no_ca"])]) }
+        let scene = try TwoApaches {
+            let more = ["SCTLS on", "LoadModule http2_module /usr/lib/apache2/modules/mod_http2.so", "Protocols h2 http/1.1"]
+            return try TwoApaches.tls($0, hosts: [("lab", ["SSLVerifyClient optional_no_ca"])], more: more)
+        }
         let lab = scene.world.lab
         let file = try lab.makeFile("big.bin", bytes: 12_000_000)
-        let arguments = what == "version" ? ["--tls-max", "1.2"] : ["--cert", "\(lab.folder)/tls.crt", "--key", "\(lab.folder)/tls.key"]
+        let arguments =
+            switch what {
+            case "version": ["--http1.1", "--tls-max", "1.2"]
+            case "certificate": ["--http1.1", "--cert", "\(lab.folder)/tls.crt", "--key", "\(lab.folder)/tls.key"]
+            default: ["--http2"]
+            }
         let download = try scene.spawn(
             ["curl", "-k", "-sS"] + arguments + ["--limit-rate", "6M", "-o", "\(lab.folder)/saved", "https://10.77.0.100/big.bin"])
         usleep(600_000)

@@ -78,7 +78,7 @@ struct ApacheTests {
         try scene.finish()
     }
 
-    private static let lines = """
+    static let lines = """
         import os, sys, time
         count, delay = map(int, os.environ["QUERY_STRING"].split(","))
         print("Content-Type: text/plain\\n")
@@ -89,7 +89,7 @@ struct ApacheTests {
                 time.sleep(delay / 1000)
         """
 
-    private static func lines(_ count: Int) -> [UInt8] {
+    static func lines(_ count: Int) -> [UInt8] {
         (0..<count).reduce(into: []) { all, i in
             let number = String(i)
             all += Array(

@@ -6,7 +6,7 @@ import Support
 import Testing
 
 extension ApacheTests {
-    private static let sum = """
+    static let sum = """
         import hashlib, os, sys, time
         body = sys.stdin.buffer.read(int(os.environ["CONTENT_LENGTH"]))
         time.sleep(2)

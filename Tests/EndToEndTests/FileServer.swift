@@ -33,11 +33,12 @@ final class FileServer {
         var group: Group
     }
 
-    init(rate: Int = 4_000_000, slowLog: Int = 10) throws {
+    /// `least`: the fewest bytes of a file.
+    init(rate: Int = 4_000_000, slowLog: Int = 10, least: Int = 0) throws {
         world = try TwoHosts()
         capture = try Capture(world.lab)
         mkdir("\(world.lab.folder)/state", 0o700)
-        try FilesClient.makeFiles(world)
+        try FilesClient.makeFiles(world, least: least)
         self.slowLog = slowLog
         let address = world.lab.serviceAddress(.ipv4)
         server = try world.lab.spawn(

@@ -59,7 +59,7 @@ struct FileServerTests {
     }
 
     @Test func `a target whose files are others leaves the session where it is`() throws {
-        let files = try FileServer()
+        let files = try FileServer(least: 300_000)
         let (folder, path) = ("\(files.world.lab.folder)/files", "\(files.world.lab.folder)/receive-other")
         // A machine of its own would have files of its own.
         let script = "cp -rp \(folder) \(folder).other; for f in \(folder).other/*; do echo >> $f; done; mount --bind \(folder).other \(folder)"
@@ -67,9 +67,13 @@ struct FileServerTests {
             in: .b, ["unshare", "-m", "sh", "-c", "\(script) && exec \(TwoHosts.program) receive --listen \(path)"],
             environment: files.world.environment(.b))
         try #require(receiver.waitForOutputOrError("listening"), "\(receiver.stderr)")
+        // Who does not read keeps the worker in the middle of a file.
+        files.client.child.signal(SIGSTOP)
+        usleep(300_000)
         try files.world.refuses(
             .a, ["migrate", String(files.front), "--to", "unix:\(path)"] + files.chosen + ["--into", files.acceptor(on: .b)],
             naming: "is another file than the source's", "bytes, not")
+        files.client.child.signal(SIGCONT)
         receiver.terminate()
         usleep(200_000)
         try files.finish()

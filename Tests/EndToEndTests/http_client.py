@@ -1,10 +1,14 @@
-"""An HTTP client that keeps one connection (ADDRESS PORT [NAME]; with a NAME by TLS 1.3): `get PATH` on standard input answers with status, digest and its own port; `cut N PATH` sends N bytes of
-the request and the rest at `go`; `text PATH NAME` asks the server NAME and prints the body; `pipeline N COUNT` asks for COUNT of N files in advance; `stop` ends it."""
+"""An HTTP client that keeps one connection (ADDRESS PORT [NAME [CERTIFICATE]]; with a NAME by TLS 1.3, with a CERTIFICATE for who asks after the handshake): `get PATH` on standard input answers with status, digest
+and its own port; `cut N PATH` sends N bytes of the request and the rest at `go` (N 0: all of it, and reads at `go`); `text PATH NAME` asks the server NAME and prints the body; `pipeline N COUNT` asks for COUNT of N
+files in advance; `random SEED PATH …` asks for them in records and pieces of random sizes until the next line comes; `end` ends the TLS session and waits for the server's end of it; `stop` ends it."""
 
 import hashlib
+import random
+import select
 import socket
 import ssl
 import sys
+import time
 
 address, port = sys.argv[1], int(sys.argv[2])
 connection = socket.create_connection((address, port))
@@ -12,6 +16,9 @@ connection.settimeout(20)
 if len(sys.argv) > 3:
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode, context.minimum_version = False, ssl.CERT_NONE, ssl.TLSVersion.TLSv1_3
+    if len(sys.argv) > 4:
+        context.post_handshake_auth = True
+        context.load_cert_chain(sys.argv[4] + ".crt", sys.argv[4] + ".key")
     connection = context.wrap_socket(connection, server_hostname=sys.argv[3])
 stream = connection.makefile("rb")
 
@@ -20,7 +27,7 @@ def request(path, name="lab"):
     return f"GET {path} HTTP/1.1\r\nHost: {name}\r\nX-Filler: abc\r\n\r\n".encode()
 
 
-def response(show=False):
+def response(show=False, pause=0):
     status, length, chunked = stream.readline().split()[1].decode(), 0, False
     while (line := stream.readline()) != b"\r\n":
         if not line:
@@ -34,11 +41,34 @@ def response(show=False):
         body += stream.read(size)
         stream.readline()
         chunked = size > 0
-    if length:
-        body = stream.read(length)
+    while len(body) < length:
+        piece = stream.read(min(16000, length - len(body)))
+        if not piece:
+            raise SystemExit("the connection ended")
+        body += piece
+        time.sleep(pause)
     if show:
         return body.decode().strip()
     return f"{status} {hashlib.sha256(body).hexdigest()} {connection.getsockname()[1]}"
+
+
+def at_random(seed, paths):
+    choice = random.Random(seed)
+    # Small windows, so that records are cut, and the last one of a response waits.
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, choice.choice([4096, 16384, 1 << 20]))
+    while not select.select([sys.stdin], [], [], 0)[0]:
+        asked = choice.choices(paths, k=choice.choice([1, 1, 1, 3]))
+        left = b"".join(map(request, asked))
+        while left:
+            length = choice.choice([len(left), choice.randint(1, len(left))])
+            connection.sendall(left[:length])
+            left = left[length:]
+            time.sleep(choice.choice([0, 0.003]))
+        for path in asked:
+            time.sleep(choice.choice([0, 0, 0.005]))
+            print(path, response(pause=choice.choice([0, 0, 0.001])), flush=True)
+        time.sleep(choice.choice([0, 0, 0.02]))
+    print("done", flush=True)
 
 
 print("connected", flush=True)
@@ -54,10 +84,11 @@ for line in sys.stdin:
         print(response(show=True), flush=True)
     elif words[0] == "cut":
         whole = request(words[2])
-        connection.sendall(whole[: int(words[1])])
+        first = int(words[1]) or len(whole)
+        connection.sendall(whole[:first])
         print("cut", flush=True)
         sys.stdin.readline()
-        connection.sendall(whole[int(words[1]) :])
+        connection.sendall(whole[first:])
         print(response(), flush=True)
     elif words[0] == "pipeline":
         files, count = int(words[1]), int(words[2])
@@ -68,3 +99,8 @@ for line in sys.stdin:
                 sent += 1
             print(index % files, response(), flush=True)
         print("done", flush=True)
+    elif words[0] == "random":
+        at_random(int(words[1]), words[2:])
+    elif words[0] == "end":
+        connection.unwrap()
+        print("ended", flush=True)

@@ -87,7 +87,7 @@ static int receive_head(int fd, struct arrival_head *head, int *file) {
     bool is_whole = header && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS && header->cmsg_len == CMSG_LEN(sizeof passed);
     if (is_whole) memcpy(passed, CMSG_DATA(header), sizeof passed);
     *file = passed[1];
-    if (is_whole && length == sizeof *head && head->magic == REGION_MAGIC && head->length <= SC_REQUEST_MAX + SC_HEAD_MAX + 4096) return passed[0];
+    if (is_whole && length == sizeof *head && head->magic == REGION_MAGIC && head->length <= SC_REQUEST_MAX + SC_HEAD_MAX + SC_TLS_RECORD + 4096) return passed[0];
     for (int i = 0; i < 2; i++)
         if (passed[i] >= 0) close(passed[i]);
     return length == 0 ? -2 : -1;
@@ -132,6 +132,7 @@ static const char *receive(apr_pool_t *p, apr_socket_t *socket, apr_sockaddr_t *
         close(client);
         return "its continuation cannot be read";
     }
+    tls_wipe(bytes, head.length);
     // The MPM keeps its apr_socket_t: the client's connection takes the place behind it, the broker's gets another number.
     arrival->control = fcntl(fd, F_DUPFD_CLOEXEC, 3);
     if (arrival->control < 0 || dup3(client, fd, O_CLOEXEC) < 0) {

@@ -35,7 +35,7 @@ struct session {
 
 /// The largest state of a session.
 #define BROKER_BYTES ((size_t)SC_STATE_MAX)
-_Static_assert(SC_REQUEST_MAX + SC_HEAD_MAX + 4096 <= SC_STATE_MAX, "a request with its head does not fit into a state");
+_Static_assert(SC_REQUEST_MAX + SC_HEAD_MAX + SC_TLS_RECORD + 4096 <= SC_STATE_MAX, "a request with its head does not fit into a state");
 
 struct broker {
     unsigned char *bytes; // BROKER_BYTES, for one state at a time

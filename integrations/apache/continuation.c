@@ -119,8 +119,7 @@ const char *continuation_take(const struct region *region, struct slot *slot, in
     if (is_at_work(slot)) return name_request(region, slot, slot->in_request, carried_out, words);
     out->keepalives = slot->keepalives;
     // Of TLS all that is kept: a record is opened as a whole.
-    uint64_t begin = out->tls.is_active ? slot->in_logged : from;
-    if (out->tls.is_active) out->tls.in_skip = (uint64_t)((int64_t)from - slot->tls.in_first_plain);
+    uint64_t begin = out->tls.is_active ? tls_begin(slot, (int64_t)from, &out->tls) : from;
     out->request = slot_input(region, slot) + (begin - slot->in_logged);
     out->request_length = (uint32_t)(slot->in_total - begin);
     if (response == NULL) return NULL;

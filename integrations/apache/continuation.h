@@ -19,7 +19,7 @@ struct chunked {
 
 /// The TLS 1.3 connection around it; `request` is ciphertext then.
 struct continuation_tls {
-    uint8_t is_active;
+    uint8_t is_active, fragment;
     uint16_t suite;
     uint32_t pending_length; // of the record that has begun to leave
     uint64_t in_number;      // of the record at the first byte of `request`
@@ -50,10 +50,16 @@ const char *continuation_take(const struct region *region, struct slot *slot, in
 const char *tls_obstacle(const struct slot *slot);
 /// `written` becomes the plaintext position up to which the client will have got the output. NULL, or why it cannot be told.
 const char *tls_take(const struct region *region, const struct slot *slot, int64_t *written, struct continuation_tls *out);
+/// The position of the first byte of input that has to go along when the plaintext from `from` on is not answered.
+uint64_t tls_begin(const struct slot *slot, int64_t from, struct continuation_tls *out);
+/// NULL, or the record between `before` and `record`, which has begun to leave, is not of these keys under this number.
+const char *tls_verify(const struct region *region, const struct slot *slot, const struct tls_record *before, const struct tls_record *record);
 /// Bytes that continuation_tls takes, those that are pending included.
 size_t tls_length(const struct continuation_tls *in);
 void tls_encode(const struct continuation_tls *in, unsigned char *bytes);
 bool tls_decode(const unsigned char *bytes, size_t length, struct continuation_tls *out);
+/// Wipes the keys in the bytes of a continuation, if there are any.
+void tls_wipe(unsigned char *bytes, size_t length);
 
 /// What stands in the way of a session, for who asks before it is to move.
 struct outlook {

@@ -80,13 +80,17 @@ struct slot *slot_take(int pid) {
     return NULL;
 }
 
-void slot_release(struct slot *slot) {
+void slot_forget(struct slot *slot) {
     if (slot->tls_state != TLS_NONE) {
         if (slot->tls.out_cipher > SC_TLS_RECORD) madvise(slot_tls(sc_region, slot), sizeof(struct tls_area), MADV_REMOVE);
         explicit_bzero(&slot->tls, sizeof slot->tls);
         slot->tls_state = TLS_SEEN;
     }
     input_forget(slot, slot->in_total - slot->in_logged);
+}
+
+void slot_release(struct slot *slot) {
+    slot_forget(slot);
     if (slot->is_noted) {
         atomic_store(&slot->state, SLOT_ENDED);
         if (!note_send(NOTE_ENDED, slot, -1)) atomic_fetch_add(&sc_region->missed, 1);

@@ -77,6 +77,7 @@ void session_ended(uint32_t index) {
         if (session->state == PARKED_HERE) session->has_slot = false, broker.by_slot[index] = NULL;
         else session_drop(session);
     }
+    slot_forget(slot);
     atomic_store(&slot->freeze, SERVED);
     atomic_store(&slot->state, SLOT_FREE);
 }
@@ -136,6 +137,7 @@ void session_orphaned(struct session *session) {
         broker.by_slot[old] = NULL;
         session->is_ours = true;
         int result = length > 0 ? session_give(session, bytes, (size_t)length) : -1;
+        tls_wipe(bytes, (size_t)length);
         if (result < 0) {
             ap_log_error(APLOG_MARK, APLOG_WARNING, 0, broker.server, "mod_sc: a session ends with its process %d: %s", slot->pid,
                          is_torn ? "it was in the middle of a change" : why ? why : strerror(-result));
@@ -143,7 +145,7 @@ void session_orphaned(struct session *session) {
             session_drop(session);
         }
     }
-    input_forget(slot, slot->in_total - slot->in_logged);
+    slot_forget(slot);
     atomic_store(&slot->freeze, SERVED);
     atomic_store(&slot->state, SLOT_FREE);
 }

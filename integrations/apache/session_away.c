@@ -52,6 +52,7 @@ static void finish_park(struct session *session) {
     unsigned char *bytes = broker.bytes;
     long length = session_take(session, bytes, &why, words);
     int result = length > 0 ? sc_export(session->c, bytes, (size_t)length) : 0;
+    tls_wipe(bytes, (size_t)length);
     if (result < 0) why = result == -EFBIG ? "its request has grown beyond what was announced for it; try again" : "there is no memory";
     if (why == NULL) {
         session->state = PARKED_HERE;

@@ -15,6 +15,8 @@ struct tls_parser {
 
 /// The side of the process that serves.
 struct tls_following {
+    const SSL *ssl;
+    bool is_shaken; // mod_ssl's handshake is over
     struct tls_parser in, out;
     uint64_t in_sealed, in_opened; // encrypted records: come, and opened by OpenSSL
     struct {

@@ -27,7 +27,7 @@ bool tls_bridge_make(struct connection *connection) {
     conn_rec *c = connection->c;
     struct slot *slot = connection->slot;
     struct tls_following *tls = connection->tls;
-    const struct continuation_tls *from = &connection->arrival->from.tls;
+    struct continuation_tls *from = &connection->arrival->from.tls;
     struct tls_bridge *bridge = apr_pcalloc(c->pool, sizeof *bridge);
     apr_pool_cleanup_register(c->pool, bridge, end_bridge, apr_pool_cleanup_null);
     bridge->skip = from->in_skip;
@@ -43,12 +43,17 @@ bool tls_bridge_make(struct connection *connection) {
     if (!tls_keys_init(&bridge->out, from->suite, from->server, from->out_number, true)) return false;
     if (SSL_set_ciphersuites(bridge->inner, tls_suite_name(from->suite)) != 1) return false;
     if (from->name[0] && SSL_set_tlsext_host_name(bridge->inner, from->name) != 1) return false;
+    // mod_ssl's records are then no longer than the client's may be.
+    if (from->fragment && SSL_set_tlsext_max_fragment_length(bridge->inner, from->fragment) != 1) return false;
 
     memset(&slot->tls, 0, sizeof slot->tls);
     slot->tls.suite = from->suite;
+    slot->tls.fragment = from->fragment;
     memcpy(slot->tls.client, from->client, sizeof slot->tls.client);
     memcpy(slot->tls.server, from->server, sizeof slot->tls.server);
     memcpy(slot->tls.name, from->name, sizeof slot->tls.name);
+    explicit_bzero(from->client, sizeof from->client);
+    explicit_bzero(from->server, sizeof from->server);
     slot->tls.in_first = slot->tls.in_next = from->in_number;
     slot->tls.in_first_plain = slot->tls.in_plain = -(int64_t)from->in_skip;
     tls->out_sealed = tls->typed = from->out_number;
@@ -85,14 +90,14 @@ bool tls_bridge_seal(struct connection *connection, uint8_t type, const void *by
 /// What mod_ssl has written, as records for the client.
 static bool drain(struct connection *connection) {
     struct tls_bridge *bridge = connection->tls->bridge;
-    uint8_t content[16384];
-    int length;
-    while ((length = SSL_read(bridge->inner, content, sizeof content)) > 0)
+    uint8_t fragment = connection->slot->tls.fragment, content[16384];
+    int length, most = fragment ? 256 << fragment : (int)sizeof content;
+    while ((length = SSL_read(bridge->inner, content, most)) > 0)
         if (!tls_bridge_seal(connection, TLS_DATA, content, (apr_size_t)length)) return false;
     int error = SSL_get_error(bridge->inner, length);
     static const uint8_t close_notify[2] = {1, 0};
-    if (error == SSL_ERROR_ZERO_RETURN && !bridge->is_closed) {
-        bridge->is_closed = true;
+    if (error == SSL_ERROR_ZERO_RETURN && !bridge->has_ended) {
+        bridge->has_ended = true;
         return tls_bridge_seal(connection, TLS_ALERT, close_notify, sizeof close_notify);
     }
     return error == SSL_ERROR_WANT_READ || error == SSL_ERROR_ZERO_RETURN;
@@ -167,7 +172,8 @@ void tls_child_init(apr_pool_t *p) {
     apr_pool_cleanup_register(p, inner_context, end_context, apr_pool_cleanup_null);
     SSL_CTX_set_min_proto_version(inner_context, TLS1_3_VERSION);
     SSL_CTX_set_session_cache_mode(inner_context, SSL_SESS_CACHE_OFF);
-    // Both ends are this process.
+    // Both ends are this process, and which keys and curves are good enough was between the client and the former host.
+    SSL_CTX_set_security_level(inner_context, 0);
     SSL_CTX_set_verify(inner_context, SSL_VERIFY_NONE, NULL);
 }
 

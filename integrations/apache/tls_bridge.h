@@ -11,7 +11,8 @@ struct tls_bridge {
     uint64_t position; // of the first byte of `raw`
     ap_filter_t *output;
     apr_bucket_brigade *come, *sealed;
-    bool is_closed;     // the client has ended the TLS session
+    bool is_ended;      // the client has ended its side of the TLS session
+    bool has_ended;     // and this one
     bool is_begun;      // what the former host had begun is finished
     apr_size_t have;
     uint8_t raw[SC_TLS_RECORD];

@@ -28,7 +28,7 @@ static bool open_record(struct connection *connection, uint8_t *record, apr_size
     const uint8_t *content = record + 5;
     if (plain < 0) return false;
     if (type == TLS_ALERT) {
-        bridge->is_closed = true;
+        bridge->is_ended = true;
         return plain == 2 && content[1] == 0 && SSL_shutdown(bridge->inner) >= 0;
     }
     if (type == TLS_PROTOCOL) return update_keys(connection, content, plain);
@@ -47,7 +47,7 @@ static bool open_record(struct connection *connection, uint8_t *record, apr_size
 static bool open_records(struct connection *connection) {
     struct tls_bridge *bridge = connection->tls->bridge;
     apr_size_t length;
-    while (bridge->have >= 5 && (length = 5 + ((apr_size_t)bridge->raw[3] << 8 | bridge->raw[4])) <= bridge->have && !bridge->is_closed) {
+    while (bridge->have >= 5 && (length = 5 + ((apr_size_t)bridge->raw[3] << 8 | bridge->raw[4])) <= bridge->have && !bridge->is_ended) {
         if (length > SC_TLS_RECORD || !open_record(connection, bridge->raw, length)) return false;
         bridge->position += length;
         bridge->have -= length;
@@ -68,7 +68,8 @@ static apr_status_t fill(struct connection *connection, ap_filter_t *next, apr_r
         has_ended = has_ended || APR_BUCKET_IS_EOS(b);
         if (APR_BUCKET_IS_METADATA(b)) continue;
         result = apr_bucket_read(b, &bytes, &length, APR_BLOCK_READ);
-        if (result != APR_SUCCESS || length > sizeof bridge->raw - bridge->have) continue;
+        if (result == APR_SUCCESS && length > sizeof bridge->raw - bridge->have) result = APR_EGENERAL;
+        if (result != APR_SUCCESS) continue;
         memcpy(bridge->raw + bridge->have, bytes, length);
         bridge->have += length;
         has_come = has_come || length > 0;
@@ -88,7 +89,7 @@ apr_status_t tls_bridge_input(ap_filter_t *f, apr_bucket_brigade *bb, ap_input_m
             if (BIO_ctrl_pending(bridge->from_inner) == 0) return APR_EGENERAL;
             continue;
         }
-        if (bridge->is_closed) return APR_EOF;
+        if (bridge->is_ended) return APR_EOF;
         apr_status_t result = fill(connection, f->next, block);
         if (result != APR_SUCCESS) return result;
         if (open_records(connection)) continue;

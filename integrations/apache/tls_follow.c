@@ -42,6 +42,7 @@ static int begin_following(struct connection *connection, const SSL *ssl) {
     const char *name = SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name);
     if (name && strlen(name) >= sizeof journal->name) return TLS_COUNT;
     strcpy(journal->name, name ? name : "");
+    journal->fragment = SSL_SESSION_get_max_fragment_length(SSL_get0_session(ssl));
     journal->in_first = 0;
     journal->in_first_plain = journal->in_plain = 0;
     journal->in_next = come;
@@ -89,13 +90,28 @@ static void on_message(int is_written, int version, int type, const void *bytes,
     if (type != SSL3_RT_INNER_CONTENT_TYPE || length == 0) return;
     uint8_t inner = *(const uint8_t *)bytes;
     if (is_written) tls->types[tls->typed++ % sizeof tls->types] = inner;
-    else if (tls->in_opened++, connection->slot->tls_state == TLS_FOLLOWED && inner != TLS_DATA && enter(connection)) {
-        tls_lose(connection, TLS_KEYS);
-        leave(connection);
-    }
+    else tls->in_opened++;
+    // Tickets belong to the handshake. What mod_ssl says later, before it has left, is a question for the client's certificate.
+    bool is_lost = is_written ? inner == TLS_PROTOCOL && tls->is_shaken : inner != TLS_DATA;
+    if (connection->slot->tls_state != TLS_FOLLOWED || !is_lost || !enter(connection)) return;
+    tls_lose(connection, is_written ? TLS_ASKED : TLS_KEYS);
+    leave(connection);
 }
 
 // MARK: Filters above mod_ssl, and its hooks
+
+/// The first time that it returns the handshake is over. Its keys were not told if the server that the client asked for has no SCTLS.
+static apr_status_t count_plain_in(ap_filter_t *f, apr_bucket_brigade *bb, ap_input_mode_t mode, apr_read_type_e block, apr_off_t bytes) {
+    struct connection *connection = f->ctx;
+    struct tls_following *tls = connection->tls;
+    apr_status_t result = input_count(f, bb, mode, block, bytes);
+    if (tls->is_shaken || tls->bridge || !SSL_is_init_finished(tls->ssl)) return result;
+    tls->is_shaken = true;
+    if (connection->slot->tls_state == TLS_FOLLOWED || connection->slot->tls.why != TLS_HANDSHAKE || !enter(connection)) return result;
+    tls_lose(connection, TLS_OFF);
+    leave(connection);
+    return result;
+}
 
 static apr_status_t note_plain_out(ap_filter_t *f, apr_bucket_brigade *bb) {
     apr_status_t result = bb && !f->c->aborted ? flow_note(f->ctx, bb) : APR_SUCCESS;
@@ -126,6 +142,7 @@ static int pre_handshake(conn_rec *c, SSL *ssl, int is_proxy) {
         if (!is_on) return DECLINED;
     }
     connection->tls = apr_pcalloc(c->pool, sizeof *connection->tls);
+    connection->tls->ssl = ssl;
     if (has_arrived && !tls_bridge_make(connection)) return HTTP_INTERNAL_SERVER_ERROR;
     if (!has_arrived) {
         SSL_set_msg_callback(ssl, on_message);
@@ -144,6 +161,6 @@ void tls_register(void) {
     apr_optional_hook_add("init_server", (void (*)(void))init_server, NULL, NULL, APR_HOOK_MIDDLE);
     apr_optional_hook_add("pre_handshake", (void (*)(void))pre_handshake, NULL, NULL, APR_HOOK_MIDDLE);
     // mod_ssl's are at AP_FTYPE_CONNECTION + 5, and its collector of small pieces one above.
-    plain_in = ap_register_input_filter("SC_PLAIN_IN", input_count, NULL, AP_FTYPE_CONNECTION + 3);
+    plain_in = ap_register_input_filter("SC_PLAIN_IN", count_plain_in, NULL, AP_FTYPE_CONNECTION + 3);
     plain_out = ap_register_output_filter("SC_PLAIN_OUT", note_plain_out, NULL, AP_FTYPE_CONNECTION + 3);
 }

@@ -25,13 +25,16 @@ enum tls_why {
     TLS_VERSION,
     TLS_SUITE,
     TLS_CERTIFICATE, // of the client
+    TLS_ASKED,       // for a certificate, after the handshake
     TLS_EARLY,
     TLS_KEYS,        // they have changed, or the client ends the TLS session
     TLS_COUNT,
 };
 
 struct tls {
-    uint8_t why, reserved[5];
+    uint8_t why;
+    uint8_t fragment; // the most content of a record to the client: 256 << fragment bytes (RFC 6066, 4); 0: 16384
+    uint8_t reserved[4];
     uint16_t suite;
     uint8_t client[SC_TLS_SECRET], server[SC_TLS_SECRET]; // application_traffic_secret_0 of each direction
     uint64_t in_first;      // number of the record at the first byte that is kept of the input

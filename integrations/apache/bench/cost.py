@@ -3,7 +3,8 @@
 
 cost.py MODULE [ROUNDS] [STARTS]. One instance has the module, two have not: the second of those is the control, whose ratio shows what the machine alone
 makes of it. They are started anew STARTS times, since the addresses that a process happens to get favour or hinder it for its whole life. MPM names another
-MPM than event, and CASES the cases to be measured, by their numbers from 0 on: "0,1"."""
+MPM than event, and CASES the cases to be measured, by their numbers from 0 on: "0,1". With TLS set the clients speak TLS 1.3, and the instance with the
+module has SCTLS on."""
 
 import os
 import re
@@ -16,6 +17,7 @@ import tempfile
 import time
 
 MODULES = "/usr/lib/apache2/modules"
+SCHEME = "https" if os.environ.get("TLS") else "http"
 CASES = [
     # name, file, bytes, connections, wrk's arguments
     ("1,000 bytes, kept connections", "small", 1000, 4, []),
@@ -42,6 +44,9 @@ class Instance:
                 file.write(f"LoadModule {word}_module {MODULES}/mod_{word}.so\n")
             if module:
                 file.write(f"LoadModule sc_module {module}\nSCService bench\n")
+            if SCHEME == "https":
+                file.write(f"LoadModule ssl_module {MODULES}/mod_ssl.so\nSSLEngine on\nSSLProtocol TLSv1.3\n{module and 'SCTLS on' or ''}\n")
+                file.write(f"SSLCertificateFile {folder}/tls.crt\nSSLCertificateKeyFile {folder}/tls.key\n")
             file.write(f"{room}\nListen 127.0.0.1:{port}\nTypesConfig /dev/null\nMaxKeepAliveRequests 0\nKeepAliveTimeout 60\n")
             file.write(f"DocumentRoot {folder}/www\n<Directory />\nRequire all granted\n</Directory>\n")
             file.write(f'LogFormat "%a %>s %B" short\nCustomLog {self.folder}/access.log short\n')
@@ -50,7 +55,7 @@ class Instance:
             env={"PATH": os.environ["PATH"], "SC_RUN_DIR": self.folder})
         for _ in range(100):
             time.sleep(0.1)
-            if subprocess.run(["curl", "-s", "-o", "/dev/null", f"http://127.0.0.1:{port}/small"]).returncode == 0:
+            if subprocess.run(["curl", "-k", "-s", "-o", "/dev/null", f"{SCHEME}://127.0.0.1:{port}/small"]).returncode == 0:
                 return
         raise SystemExit(f"apache2 does not start: {open(self.folder + '/error.log').read()}")
 
@@ -68,7 +73,7 @@ class Instance:
     def drive(self, case):
         _, file, _, connections, arguments = case
         before = self.processor_time()
-        command = ["wrk", "-t1", f"-c{connections}", "-d1s", *arguments, f"http://127.0.0.1:{self.port}/{file}"]
+        command = ["wrk", "-t1", f"-c{connections}", "-d1s", *arguments, f"{SCHEME}://127.0.0.1:{self.port}/{file}"]
         said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         after = self.processor_time()
         if "Socket errors" in said or "Non-2xx" in said:
@@ -97,6 +102,9 @@ def main():
     try:
         os.chmod(folder, 0o755)
         os.mkdir(f"{folder}/www")
+        if SCHEME == "https":
+            command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=bench", "-out", f"{folder}/tls.crt"]
+            subprocess.run([*command, "-keyout", f"{folder}/tls.key"], capture_output=True, check=True)
         for _, file, length, _, _ in CASES:
             with open(f"{folder}/www/{file}", "wb") as out:
                 out.write(os.urandom(length))
@@ -119,7 +127,7 @@ def main():
     finally:
         shutil.rmtree(folder)
     count = rounds * starts
-    print(f"{mpm}, {count} rounds of 1 s each, {starts} starts; load {os.getloadavg()[0]:.1f}")
+    print(f"{mpm}, {SCHEME}, {count} rounds of 1 s each, {starts} starts; load {os.getloadavg()[0]:.1f}")
     print("processor time for each request, ratio to an Apache without the module: median and quartiles of the rounds")
     print("| | µs without | requests/s | with mod_sc | control |")
     print("|---|---|---|---|---|")
