@@ -105,10 +105,11 @@ extension ApacheTests {
     }
 
     /// SC_MOVES tells how many, SC_SEED which.
-    @Test(arguments: MPM.allCases) func `at random moments connections move whose requests and records are cut anywhere`(mpm: MPM) throws {
+    @Test(arguments: MPM.allCases, [true, false])
+    func `at random moments connections move whose requests and records are cut anywhere`(mpm: MPM, tls: Bool) throws {
         let seed = getenv("SC_SEED").flatMap { UInt64(String(cString: $0)) } ?? 1
         var moments = Moments(seed: seed)
-        let scene = try TwoApaches(mpm) { try TwoApaches.tls($0) }
+        let scene = try TwoApaches(mpm) { tls ? try TwoApaches.tls($0) : [] }
         let lab = scene.world.lab
         try scene.writeProgram("lines", Self.lines)
         try writeFile("\(lab.folder)/lines", String(decoding: Self.lines(300), as: UTF8.self), mode: 0o644)
@@ -116,7 +117,7 @@ extension ApacheTests {
         for (index, bytes) in [0, 1, 300, 16_384, 40_000, 900_000].enumerated() {
             sums["/f\(index)"] = try lab.makeFile("f\(index)", bytes: UInt64(bytes), seed: UInt64(index)).sha256
         }
-        let clients = try (0..<3).map { _ in try scene.client(tls: "lab") }
+        let clients = try (0..<3).map { _ in try scene.client(tls: tls ? "lab" : nil) }
         for (index, client) in clients.enumerated() {
             try client.send("random \(seed * 10 + UInt64(index)) \(sums.keys.sorted().joined(separator: " "))")
         }
@@ -125,8 +126,9 @@ extension ApacheTests {
         for index in 0..<count {
             usleep(UInt32(moments.next(below: 60_000)))
             let moved = try scene.move()
-            try #require(moved.migrated == 3, "move \(index) of seed \(seed)")
-            for client in clients { try #require(client.poll() == nil, "move \(index) of seed \(seed): \(client.stderr)\(scene.here.errorLog)") }
+            let lost = clients.map(\.stderr).joined() + scene.servers.values.map(\.errorLog).joined()
+            try #require(moved.migrated == 3, "move \(index) of seed \(seed): \(lost)")
+            for client in clients { try #require(client.poll() == nil, "move \(index) of seed \(seed): \(lost)") }
         }
         for client in clients {
             try client.send("stop")

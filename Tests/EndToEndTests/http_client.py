@@ -28,7 +28,10 @@ def request(path, name="lab"):
 
 
 def response(show=False, pause=0):
-    status, length, chunked = stream.readline().split()[1].decode(), 0, False
+    line = stream.readline()
+    if not line.startswith(b"HTTP/1.1 "):
+        raise SystemExit(f"no status line: {line!r} {stream.peek()[:200]!r}")
+    status, length, chunked = line.split()[1].decode(), 0, False
     while (line := stream.readline()) != b"\r\n":
         if not line:
             raise SystemExit("the connection ended")

@@ -184,16 +184,19 @@ void arrival_refuse(struct connection *connection, int error, const char *reason
     end_control(arrival);
 }
 
-bool arrival_accept(struct connection *connection) {
+bool arrival_enter(struct connection *connection) {
     struct arrival *arrival = connection->arrival;
     if (arrival->is_live) return true;
     if (arrival->control < 0) return false;
     struct arrival_answer answer = {.slot = slot_index(sc_region, connection->slot), .life = atomic_load(&connection->slot->life)};
     struct arrival_go go;
     set_patience(arrival->control, DECISION);
+    // It can be frozen as soon as it is live, and not before what this thread is about to note.
+    atomic_store(&connection->slot->busy, 1);
     bool is_live = write(arrival->control, &answer, sizeof answer) == sizeof answer && read_all(arrival->control, &go, sizeof go);
     end_control(arrival);
     if (!is_live) {
+        leave(connection);
         connection->c->aborted = 1;
         return false;
     }
@@ -201,5 +204,15 @@ bool arrival_accept(struct connection *connection) {
     connection->slot->is_noted = 1;
     atomic_store(&connection->slot->is_live, 1);
     arrival->is_live = true;
+    return true;
+}
+
+bool arrival_leave(struct connection *connection) {
+    leave(connection);
     return connection->tls == NULL || tls_bridge_go(connection) == APR_SUCCESS;
+}
+
+bool arrival_accept(struct connection *connection) {
+    if (connection->arrival->is_live) return true;
+    return arrival_enter(connection) && arrival_leave(connection);
 }

@@ -5,15 +5,19 @@
 #include <stdio.h>
 #include <string.h>
 
+static const char uncounted[] = "the chunk after the last one that is noted has begun";
+
 /// Where in its chunks the client stands.
-static const char *take_chunked(struct slot *slot, int64_t written, struct chunked *out) {
+static const char *take_chunked(struct slot *slot, const struct response *response, int64_t written, struct chunked *out) {
     out->is_active = 1;
     const struct chunk *chunk = NULL;
     for (uint64_t back = 1; back <= slot->chunk_count && back <= SC_CHUNKS && chunk == NULL; back++) {
         const struct chunk *candidate = &slot->chunks[(slot->chunk_count - back) % SC_CHUNKS];
         if (candidate->position <= written) chunk = candidate;
     }
-    if (chunk == NULL) return slot->chunk_count > SC_CHUNKS ? "more small chunks wait for the client than are remembered" : NULL;
+    if (written == response->body_start) return NULL;
+    if (chunk == NULL && slot->chunk_count > SC_CHUNKS) return "more small chunks wait for the client than are remembered";
+    if (chunk == NULL || chunk->position < response->body_start) return uncounted;
     int64_t offset = written - chunk->position;
     if (chunk->length == 0) {
         if (offset > 5) return "the response is complete, and its end is not noted";
@@ -34,7 +38,7 @@ static const char *take_chunked(struct slot *slot, int64_t written, struct chunk
         out->rest = (uint64_t)(chunk->length - (offset - head));
     } else {
         int64_t gone = offset - head - chunk->length;
-        if (gone > 2) return "the chunk after the last one that is noted has begun";
+        if (gone > 2) return uncounted;
         out->skip = (uint64_t)(chunk->payload + chunk->length);
         out->after_length = (uint8_t)(2 - gone);
         memcpy(out->after, "\r\n" + gone, out->after_length);
@@ -132,11 +136,7 @@ const char *continuation_take(const struct region *region, struct slot *slot, in
     out->sent = (uint64_t)(written - response->out_start);
     out->body = response->body;
     if (has_ranges(response)) return name_request(region, slot, from, ranges, words);
-    if (response->kind == BODY_CHUNKED && out->sent >= response->head_length) {
-        if (response != last_response(slot)) return "an older chunked response waits for the client";
-        return take_chunked(slot, written, &out->chunked);
-    }
-    return NULL;
+    return response->kind == BODY_CHUNKED && out->sent >= response->head_length ? take_chunked(slot, response, written, &out->chunked) : NULL;
 }
 
 /// The fixed part, little-endian.

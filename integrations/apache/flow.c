@@ -102,10 +102,12 @@ static apr_status_t welcome(struct connection *connection, apr_bucket_brigade *b
     struct arrival *arrival = connection->arrival;
     apr_status_t result = read_unknown(bb);
     if (result != APR_SUCCESS || arrival == NULL || arrival->is_live) return result;
-    // Nobody can freeze it yet, so there is no gate.
+    // Nobody can freeze it yet, so there is no gate. It becomes live in the middle of the replay.
     if (connection->replay == NULL) return arrival_accept(connection) ? APR_SUCCESS : APR_ECONNABORTED;
     *is_noted = true;
-    if ((result = replay_filter(connection, bb)) != APR_SUCCESS) connection->c->aborted = 1;
+    result = replay_filter(connection, bb);
+    if (arrival->is_live && !arrival_leave(connection)) result = APR_ECONNABORTED;
+    if (result != APR_SUCCESS) connection->c->aborted = 1;
     return result == APR_SUCCESS && !arrival->is_live ? APR_EAGAIN : result;
 }
 

@@ -20,7 +20,7 @@
 #define SC_HEAD_MAX 4096
 /// Responses that are produced and not sent completely (pipelining).
 #define SC_RESPONSES 8
-/// Of a chunked response the last chunks that have begun.
+/// The last chunks that have begun, of all these responses.
 #define SC_CHUNKS 128
 
 enum slot_state {

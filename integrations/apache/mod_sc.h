@@ -160,6 +160,9 @@ conn_rec *arrival_create_connection(apr_pool_t *p, server_rec *server, apr_socke
 struct arrival *arrival_find(conn_rec *c);
 /// Tells the broker that the session can be served here, and waits until it is live. False: it does not come; the connection is aborted.
 bool arrival_accept(struct connection *connection);
+/// The same, and between enter() and leave() when it was not live before; then arrival_leave() follows, which is false when the connection is lost.
+bool arrival_enter(struct connection *connection);
+bool arrival_leave(struct connection *connection);
 void arrival_refuse(struct connection *connection, int error, const char *reason);
 
 // broker.c

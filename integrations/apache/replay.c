@@ -23,7 +23,8 @@ void replay_begin(struct connection *connection) {
     struct replay *replay = apr_pcalloc(connection->c->pool, sizeof *replay);
     replay->kept = apr_brigade_create(connection->c->pool, connection->c->bucket_alloc);
     apr_pool_create(&replay->kept_pool, connection->c->pool);
-    if (from->kind == BODY_CHUNKED) replay->skip = from->chunked.skip;
+    if (from->chunked.is_terminal) replay->skip = from->body.length;
+    else if (from->kind == BODY_CHUNKED) replay->skip = from->chunked.skip;
     else replay->skip = from->sent > from->head_length ? from->sent - from->head_length : 0;
     replay->rest = from->chunked.rest;
     connection->replay = replay;
@@ -81,7 +82,7 @@ static apr_status_t verify(struct connection *connection) {
         return differ(connection, "the file has another size or time here");
     if (memcmp(response->body.digest, there->digest, sizeof there->digest) != 0) return differ(connection, "the content of the response differs here");
     connection->replay->is_verified = true;
-    return arrival_accept(connection) ? APR_SUCCESS : APR_ECONNABORTED;
+    return arrival_enter(connection) ? APR_SUCCESS : APR_ECONNABORTED;
 }
 
 /// A block of the head is complete in replay->head. The source's block, of which the client may have a part, goes out in its place.
@@ -116,7 +117,7 @@ static apr_status_t end_block(struct connection *connection, apr_bucket_brigade 
     connection->has_t = true;
     response_head_is_done(connection, response);
     if (from->chunked.is_active) continue_chunks(connection, out);
-    return from->head_done && from->body.length > 0 ? APR_SUCCESS : verify(connection);
+    return from->head_done && (from->body.length > 0 || from->chunked.is_terminal) ? APR_SUCCESS : verify(connection);
 }
 
 static apr_status_t replay_head(struct connection *connection, apr_bucket *b, apr_bucket_brigade *out) {
@@ -141,14 +142,17 @@ static apr_status_t replay_head(struct connection *connection, apr_bucket *b, ap
 static apr_status_t replay_payload(struct connection *connection, apr_bucket *b, apr_bucket_brigade *out) {
     struct replay *replay = connection->replay;
     struct response *response = last_response(connection->slot);
-    uint64_t there = connection->arrival->from.body.length;
+    const struct continuation *from = &connection->arrival->from;
+    uint64_t there = from->body.length;
+    // Its end has been announced to the client.
+    if (from->chunked.is_terminal && b->length > there - response->body.length) return differ(connection, "the response is longer here");
     if (!replay->is_verified && b->length > there - response->body.length) {
         if (APR_BUCKET_IS_FILE(b)) return differ(connection, "the response consists of other parts here");
         apr_bucket_split(b, (apr_size_t)(there - response->body.length));
     }
     apr_size_t length = b->length;
     body_add(connection, response, b, length);
-    if (!replay->is_verified && response->body.length == there) {
+    if (!replay->is_verified && response->body.length == there && !from->chunked.is_terminal) {
         apr_status_t result = verify(connection);
         if (result != APR_SUCCESS) return result;
     }
@@ -197,10 +201,11 @@ static apr_status_t replay_payload(struct connection *connection, apr_bucket *b,
 static apr_status_t replay_chunked(struct connection *connection, apr_bucket *b, apr_bucket_brigade *out) {
     struct replay *replay = connection->replay;
     if (connection->chunk_at == CHUNK_PAYLOAD) {
-        uint64_t there = connection->arrival->from.body.length - last_response(connection->slot)->body.length;
+        const struct continuation *from = &connection->arrival->from;
+        uint64_t there = from->body.length - last_response(connection->slot)->body.length;
         apr_size_t piece = b->length < connection->chunk_left ? b->length : (apr_size_t)connection->chunk_left;
         // What is behind the point of comparison is looked at again.
-        if (!replay->is_verified && piece > there && !APR_BUCKET_IS_FILE(b)) piece = (apr_size_t)there;
+        if (!replay->is_verified && !from->chunked.is_terminal && piece > there && !APR_BUCKET_IS_FILE(b)) piece = (apr_size_t)there;
         if (piece < b->length) apr_bucket_split(b, piece);
         connection->chunk_left -= piece;
         if (connection->chunk_left == 0) connection->chunk_at = CHUNK_END;
@@ -214,7 +219,10 @@ static apr_status_t replay_chunked(struct connection *connection, apr_bucket *b,
     apr_size_t piece = chunk_token(connection, bytes, length, &token);
     if (piece < length) apr_bucket_split(b, piece);
     apr_bucket_delete(b);
-    if (token != TOKEN_END || connection->arrival->from.chunked.is_terminal) return APR_SUCCESS;
+    if (token != TOKEN_END) return APR_SUCCESS;
+    const struct continuation *from = &connection->arrival->from;
+    bool is_whole = last_response(connection->slot)->body.length >= from->body.length;
+    if (from->chunked.is_terminal && is_whole) return verify(connection);
     if (!replay->is_verified) return differ(connection, "the response is shorter here");
     chunk_note(connection->slot, connection->slot->out_position, (int64_t)last_response(connection->slot)->body.length, 0);
     put_bytes(connection, out, "0\r\n\r\n", 5);

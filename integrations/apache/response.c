@@ -67,7 +67,8 @@ void response_head_is_done(struct connection *connection, struct response *respo
     connection->chunk_at = CHUNK_SIZE;
     connection->chunk_size = 0;
     connection->chunk_line = 0;
-    connection->slot->chunk_count = 0;
+    // Those of the responses before it may still have to be found.
+    if (connection->slot->count == 1) connection->slot->chunk_count = 0;
 }
 
 /// The CRLF CRLF that ends a block; NULL: it is not there yet. By lines, since memmem(3) looks at each byte. `has_t`: a field's name begins with that.
