@@ -148,7 +148,8 @@ final class TwoApaches {
     /// With a `name` it speaks TLS, and asks for that server; with a `certificate` (files without .crt and .key) it shows that when it is asked later.
     func client(tls name: String? = nil, certificate: String? = nil) throws -> Child {
         let child = try spawn(
-            ["python3", Self.script, world.lab.serviceAddress(.ipv4), name == nil ? "80" : "443"] + [name, certificate].compactMap { $0 }, stdin: .pipe)
+            ["python3", Self.script, world.lab.serviceAddress(.ipv4), name == nil ? "80" : "443"] + [name, certificate].compactMap { $0 },
+            stdin: .pipe)
         try #require(child.waitForOutputOrError("connected"), "\(child.stderr)")
         return child
     }
