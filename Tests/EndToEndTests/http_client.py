@@ -38,18 +38,19 @@ def response(show=False, pause=0):
         name, _, value = line.decode().partition(":")
         length = int(value) if name.lower() == "content-length" else length
         chunked = chunked or name.lower() == "transfer-encoding"
-    body = b""
+    body = bytearray()
     while chunked:
         size = int(stream.readline(), 16)
         body += stream.read(size)
         stream.readline()
         chunked = size > 0
     while len(body) < length:
-        piece = stream.read(min(16000, length - len(body)))
+        piece = stream.read(min(16000 if pause else 1 << 20, length - len(body)))
         if not piece:
             raise SystemExit("the connection ended")
         body += piece
-        time.sleep(pause)
+        if pause:
+            time.sleep(pause)
     if show:
         return body.decode().strip()
     return f"{status} {hashlib.sha256(body).hexdigest()} {connection.getsockname()[1]}"
