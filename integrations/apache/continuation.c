@@ -7,6 +7,13 @@
 
 static const char uncounted[] = "the chunk after the last one that is noted has begun";
 
+/// Where the blocks of an unfinished head end that are whole. A head comes in pieces when a script writes it by itself (nph-).
+static uint64_t blocks_end(const struct continuation *in) {
+    uint64_t end = 0;
+    for (const char *at; (at = memmem(in->head + end, in->head_length - end, "\r\n\r\n", 4)) != NULL;) end = (uint64_t)(at + 4 - in->head);
+    return end;
+}
+
 /// Where in its chunks the client stands.
 static const char *take_chunked(struct slot *slot, const struct response *response, int64_t written, struct chunked *out) {
     out->is_active = 1;
@@ -131,9 +138,11 @@ const char *continuation_take(const struct region *region, struct slot *slot, in
     out->head_done = response->head_done;
     out->kind = response->kind;
     out->head = response->head;
-    out->head_length = response->head_length;
+    bool is_known = !response->head_done && response->known_length > response->head_length;
+    out->head_length = is_known ? response->known_length : response->head_length;
     if (written < response->out_start) return "its output is not what was noted";
     out->sent = (uint64_t)(written - response->out_start);
+    if (!response->head_done && out->sent > blocks_end(out)) return "a part of an unfinished head has been sent";
     out->body = response->body;
     if (has_ranges(response)) return name_request(region, slot, from, ranges, words);
     return response->kind == BODY_CHUNKED && out->sent >= response->head_length ? take_chunked(slot, response, written, &out->chunked) : NULL;

@@ -61,7 +61,8 @@ struct response {
     int64_t out_start, out_end; // out_end OPEN_END while it is produced
     int64_t body_start;
     uint32_t head_length;
-    uint8_t head_done, kind, is_repeatable, reserved;
+    uint32_t known_length; // of the head as it came from the server before, until it is produced again
+    uint8_t head_done, kind, is_repeatable, reserved[5];
     struct body body;
     char head[SC_HEAD_MAX];
 };

@@ -139,12 +139,19 @@ enum token { TOKEN_FRAME, TOKEN_PAYLOAD, TOKEN_END };
 apr_size_t chunk_token(struct connection *connection, const char *bytes, apr_size_t length, enum token *token);
 void chunk_note(struct slot *slot, int64_t position, int64_t payload, int64_t length);
 
-// compare.c: NULL, or what differs.
-const char *compare_heads(const char *theirs, apr_size_t their_length, const char *ours, apr_size_t our_length);
-
 // replay.c: makes `bb` what the client has still to get, and notes it.
 void replay_begin(struct connection *connection);
 apr_status_t replay_filter(struct connection *connection, apr_bucket_brigade *bb);
+/// Refuses the session; an error that ends the connection.
+apr_status_t replay_differ(struct connection *connection, const char *what);
+/// As much has been produced here as there: is it the same? Then the session is live.
+apr_status_t replay_verify(struct connection *connection);
+void replay_put(struct connection *connection, apr_bucket_brigade *out, const char *bytes, apr_size_t length);
+/// The source's chunk goes on to its announced end, and the journal has it so that the session can move again.
+void replay_continue_chunks(struct connection *connection, apr_bucket_brigade *out);
+
+// replay_head.c: takes a bucket of the head, and no more of it.
+apr_status_t replay_head(struct connection *connection, apr_bucket *b, apr_bucket_brigade *out);
 
 // flow.c
 void flow_register(void);

@@ -6,8 +6,8 @@
 
 #include "mod_sc.h"
 #include <errno.h>
-#include <http_request.h>
 #include <http_log.h>
+#include <http_request.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,6 +19,11 @@ void replay_begin(struct connection *connection) {
     struct response *response = response_open(connection);
     response->in_start = 0;
     response->out_start = -(int64_t)from->sent;
+    if (!from->head_done) {
+        // It is live before this server has produced it again, and may move on.
+        memcpy(response->head, from->head, from->head_length);
+        response->known_length = from->head_length;
+    }
     connection->at = IN_HEAD;
     struct replay *replay = apr_pcalloc(connection->c->pool, sizeof *replay);
     replay->kept = apr_brigade_create(connection->c->pool, connection->c->bucket_alloc);
@@ -27,16 +32,18 @@ void replay_begin(struct connection *connection) {
     else if (from->kind == BODY_CHUNKED) replay->skip = from->chunked.skip;
     else replay->skip = from->sent > from->head_length ? from->sent - from->head_length : 0;
     replay->rest = from->chunked.rest;
+    // Without a head there was nothing yet to compare.
+    replay->is_verified = !from->head_done;
     connection->replay = replay;
 }
 
-static apr_status_t differ(struct connection *connection, const char *what) {
+apr_status_t replay_differ(struct connection *connection, const char *what) {
     ap_log_cerror(APLOG_MARK, APLOG_WARNING, 0, connection->c, "mod_sc: a session is refused: %s", what);
     arrival_refuse(connection, ESTALE, what);
     return APR_ECONNABORTED;
 }
 
-static void put_bytes(struct connection *connection, apr_bucket_brigade *out, const char *bytes, apr_size_t length) {
+void replay_put(struct connection *connection, apr_bucket_brigade *out, const char *bytes, apr_size_t length) {
     if (length == 0) return;
     APR_BRIGADE_INSERT_TAIL(out, apr_bucket_heap_create(bytes, length, NULL, connection->c->bucket_alloc));
     connection->slot->out_position += (int64_t)length;
@@ -53,15 +60,14 @@ static void put_chunk_size(struct connection *connection, apr_bucket_brigade *ou
     char line[24];
     int size = snprintf(line, sizeof line, "%llx\r\n", (unsigned long long)length);
     chunk_note(connection->slot, connection->slot->out_position, (int64_t)payload, (int64_t)length);
-    put_bytes(connection, out, line, (apr_size_t)size);
+    replay_put(connection, out, line, (apr_size_t)size);
 }
 
-/// The source's chunk goes on to its announced end, and the journal has it so that the session can move again.
-static void continue_chunks(struct connection *connection, apr_bucket_brigade *out) {
+void replay_continue_chunks(struct connection *connection, apr_bucket_brigade *out) {
     const struct chunked *chunked = &connection->arrival->from.chunked;
     struct slot *slot = connection->slot;
-    put_bytes(connection, out, chunked->before, chunked->before_length);
-    put_bytes(connection, out, chunked->after, chunked->after_length);
+    replay_put(connection, out, chunked->before, chunked->before_length);
+    replay_put(connection, out, chunked->after, chunked->after_length);
     if (chunked->is_terminal) {
         chunk_note(slot, slot->out_position - 5, 0, 0);
     } else if (chunked->rest) {
@@ -73,69 +79,19 @@ static void continue_chunks(struct connection *connection, apr_bucket_brigade *o
     }
 }
 
-/// As much has been produced here as there: is it the same?
-static apr_status_t verify(struct connection *connection) {
+apr_status_t replay_verify(struct connection *connection) {
     struct response *response = last_response(connection->slot);
     const struct body *there = &connection->arrival->from.body;
     body_seal(connection, response);
     if (response->body.file_size != there->file_size || response->body.file_time != there->file_time)
-        return differ(connection, "the file has another size or time here");
-    if (memcmp(response->body.digest, there->digest, sizeof there->digest) != 0) return differ(connection, "the content of the response differs here");
+        return replay_differ(connection, "the file has another size or time here");
+    if (memcmp(response->body.digest, there->digest, sizeof there->digest) != 0) return replay_differ(connection, "the content of the response differs here");
     connection->replay->is_verified = true;
-    return arrival_enter(connection) ? APR_SUCCESS : APR_ECONNABORTED;
-}
-
-/// A block of the head is complete in replay->head. The source's block, of which the client may have a part, goes out in its place.
-static apr_status_t end_block(struct connection *connection, apr_bucket_brigade *out) {
-    struct replay *replay = connection->replay;
-    const struct continuation *from = &connection->arrival->from;
-    struct response *response = last_response(connection->slot);
-    const char *block = replay->head;
-    apr_size_t length = replay->head_length;
-    bool is_final = atoi(replay->head + 9) >= 200;
-    if (connection->block_begin < from->head_length) {
-        const char *theirs = from->head + connection->block_begin;
-        const char *end = memmem(theirs, from->head_length - connection->block_begin, "\r\n\r\n", 4);
-        if (end) {
-            apr_size_t their_length = (apr_size_t)(end + 4 - theirs);
-            const char *why = is_final ? compare_heads(theirs, their_length, block, length) : NULL;
-            if (why) return differ(connection, why);
-            block = theirs;
-            length = their_length;
-        }
-    }
-    if (response->head_length + length > SC_HEAD_MAX) return differ(connection, "the response's head is longer than 4 KiB here");
-    int64_t begin = response->out_start + response->head_length, had = begin < 0 ? -begin : 0;
-    if (had < (int64_t)length) put_bytes(connection, out, block + had, length - (apr_size_t)had);
-    memcpy(response->head + response->head_length, block, length);
-    response->head_length += (uint32_t)length;
-    replay->head_length = 0;
-    if (!is_final) {
-        connection->block_begin = response->head_length;
-        return APR_SUCCESS;
-    }
-    connection->has_t = true;
-    response_head_is_done(connection, response);
-    if (from->chunked.is_active) continue_chunks(connection, out);
-    return from->head_done && (from->body.length > 0 || from->chunked.is_terminal) ? APR_SUCCESS : verify(connection);
-}
-
-static apr_status_t replay_head(struct connection *connection, apr_bucket *b, apr_bucket_brigade *out) {
-    struct replay *replay = connection->replay;
-    const char *bytes;
-    apr_size_t length;
-    apr_status_t result = apr_bucket_read(b, &bytes, &length, APR_BLOCK_READ);
-    if (result != APR_SUCCESS) return result;
-    apr_size_t room = SC_HEAD_MAX - replay->head_length, take = length < room ? length : room, old = replay->head_length;
-    memcpy(replay->head + old, bytes, take);
-    apr_size_t from = old > 3 ? old - 3 : 0;
-    const char *end = memmem(replay->head + from, old + take - from, "\r\n\r\n", 4);
-    if (end == NULL && take < length) return differ(connection, "the response's head is longer than 4 KiB here");
-    apr_size_t used = end ? (apr_size_t)(end + 4 - replay->head) - old : take;
-    replay->head_length = (uint32_t)(old + used);
-    if (used < length) apr_bucket_split(b, used);
-    apr_bucket_delete(b);
-    return end ? end_block(connection, out) : APR_SUCCESS;
+    // Whole as it is: what waits here may be ended, and from the answer on the session is this process's.
+    end_change(connection->slot);
+    bool is_live = arrival_enter(connection);
+    begin_change(connection->slot);
+    return is_live ? APR_SUCCESS : APR_ECONNABORTED;
 }
 
 /// A bucket of payload, or its first piece; what is behind that follows `b`. Of the piece `out` gets what the client has not.
@@ -145,15 +101,15 @@ static apr_status_t replay_payload(struct connection *connection, apr_bucket *b,
     const struct continuation *from = &connection->arrival->from;
     uint64_t there = from->body.length;
     // Its end has been announced to the client.
-    if (from->chunked.is_terminal && b->length > there - response->body.length) return differ(connection, "the response is longer here");
+    if (from->chunked.is_terminal && b->length > there - response->body.length) return replay_differ(connection, "the response is longer here");
     if (!replay->is_verified && b->length > there - response->body.length) {
-        if (APR_BUCKET_IS_FILE(b)) return differ(connection, "the response consists of other parts here");
+        if (APR_BUCKET_IS_FILE(b)) return replay_differ(connection, "the response consists of other parts here");
         apr_bucket_split(b, (apr_size_t)(there - response->body.length));
     }
     apr_size_t length = b->length;
     body_add(connection, response, b, length);
     if (!replay->is_verified && response->body.length == there && !from->chunked.is_terminal) {
-        apr_status_t result = verify(connection);
+        apr_status_t result = replay_verify(connection);
         if (result != APR_SUCCESS) return result;
     }
     uint64_t payload = response->body.length - length;
@@ -185,7 +141,7 @@ static apr_status_t replay_payload(struct connection *connection, apr_bucket *b,
         }
         put(connection, out, b);
         replay->rest -= piece;
-        if (replay->rest == 0) put_bytes(connection, out, "\r\n", 2);
+        if (replay->rest == 0) replay_put(connection, out, "\r\n", 2);
         if (own == NULL) return APR_SUCCESS;
         b = own;
         payload += piece;
@@ -193,7 +149,7 @@ static apr_status_t replay_payload(struct connection *connection, apr_bucket *b,
     }
     put_chunk_size(connection, out, payload, length);
     put(connection, out, b);
-    put_bytes(connection, out, "\r\n", 2);
+    replay_put(connection, out, "\r\n", 2);
     return APR_SUCCESS;
 }
 
@@ -222,10 +178,10 @@ static apr_status_t replay_chunked(struct connection *connection, apr_bucket *b,
     if (token != TOKEN_END) return APR_SUCCESS;
     const struct continuation *from = &connection->arrival->from;
     bool is_whole = last_response(connection->slot)->body.length >= from->body.length;
-    if (from->chunked.is_terminal && is_whole) return verify(connection);
-    if (!replay->is_verified) return differ(connection, "the response is shorter here");
+    if (from->chunked.is_terminal && is_whole) return replay_verify(connection);
+    if (!replay->is_verified) return replay_differ(connection, "the response is shorter here");
     chunk_note(connection->slot, connection->slot->out_position, (int64_t)last_response(connection->slot)->body.length, 0);
-    put_bytes(connection, out, "0\r\n\r\n", 5);
+    replay_put(connection, out, "0\r\n\r\n", 5);
     return APR_SUCCESS;
 }
 
@@ -234,7 +190,7 @@ static bool replay_bucket(struct connection *connection, apr_bucket *b, apr_buck
     struct replay *replay = connection->replay;
     if (AP_BUCKET_IS_EOR(b)) {
         if (!replay->is_verified) {
-            *result = differ(connection, "the response is shorter here");
+            *result = replay_differ(connection, "the response is shorter here");
             return false;
         }
         return true;
@@ -263,15 +219,19 @@ apr_status_t replay_filter(struct connection *connection, apr_bucket_brigade *bb
     apr_bucket_brigade *in = apr_brigade_create(connection->c->pool, connection->c->bucket_alloc);
     apr_status_t result = APR_SUCCESS;
     APR_BRIGADE_CONCAT(in, bb);
+    begin_change(connection->slot);
     while (result == APR_SUCCESS && !APR_BRIGADE_EMPTY(in)) {
         if (!replay_bucket(connection, APR_BRIGADE_FIRST(in), bb, &result)) continue;
         connection->replay = NULL;
+        end_change(connection->slot);
         if (result == APR_SUCCESS) result = response_note(connection, in);
+        begin_change(connection->slot);
         APR_BRIGADE_CONCAT(bb, in);
     }
     apr_brigade_destroy(in);
+    if (result == APR_SUCCESS && connection->at == IN_BODY) body_seal(connection, last_response(connection->slot));
+    end_change(connection->slot);
     if (result != APR_SUCCESS) return result;
-    if (connection->at == IN_BODY) body_seal(connection, last_response(connection->slot));
     if (replay->is_verified) {
         APR_BRIGADE_PREPEND(bb, replay->kept);
         return APR_SUCCESS;
