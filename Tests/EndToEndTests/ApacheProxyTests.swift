@@ -73,4 +73,52 @@ extension ApacheTests {
         backend.terminate()
         try scene.finish()
     }
+
+    /// Announces the length of its answer each second time, from the first one on or not, and sends the others in chunks.
+    private static let alternating = """
+        import http.server, itertools, sys
+        turns = itertools.cycle(["length", "chunks"] if sys.argv[2] == "length" else ["chunks", "length"])
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            def log_message(self, *words): pass
+            def do_GET(self):
+                body, turn = b"".join(b"%08d\\n" % index for index in range(5000)), next(turns)
+                print("asked", turn, flush=True)
+                self.send_response(200)
+                self.send_header("Content-Type", "text/plain")
+                self.send_header(*("Content-Length", str(len(body))) if turn == "length" else ("Transfer-Encoding", "chunked"))
+                self.end_headers()
+                self.wfile.write(body if turn == "length" else b"%x\\r\\n%s\\r\\n0\\r\\n\\r\\n" % (len(body), body))
+        http.server.ThreadingHTTPServer((sys.argv[1], 8080), Handler).serve_forever()
+        """
+
+    @Test(arguments: ["length", "chunks"]) func `a response goes on in chunks or without as it began, whatever the other host makes of it`(
+        first: String
+    ) throws {
+        let scene = try TwoApaches(lines: ["ProxyPass /app http://10.77.0.1:8080", "SendBufferSize 4608"])
+        let lab = scene.world.lab
+        // Most of it waits in Apache.
+        let usual = try lab.check(in: .client, ["sysctl", "-n", "net.ipv4.tcp_rmem"])
+        try lab.check(in: .client, ["sysctl", "-qw", "net.ipv4.tcp_rmem=4096 8192 8192"])
+        let backend = try lab.spawn(in: .router, ["python3", "-c", Self.alternating, lab.address(.router, .ipv4), first])
+        #expect(lab.waitUntilAccepting(.router, lab.address(.router, .ipv4), 8080))
+        let client = try scene.client()
+        try lab.check(in: .client, ["sysctl", "-qw", "net.ipv4.tcp_rmem=\(usual)"])
+        try #expect(client.ask("cut 0 /app/") == "cut")
+        for _ in 0..<3 {
+            usleep(200_000)
+            try scene.move()
+        }
+        let text = (0..<5000).map { String(repeating: "0", count: 8 - String($0).count) + "\($0)\n" }.joined()
+        try writeFile("\(lab.folder)/text", text, mode: 0o644)
+        let answer = try client.ask("go")
+        try #expect(answer.hasPrefix("200 \(lab.sha256("\(lab.folder)/text")) "), "\(answer)\(client.stderr)")
+        // The connection is as good as before.
+        try #expect(client.ask("get /app/").hasPrefix("200 "), "\(client.stderr)")
+        #expect(backend.stdout.split(separator: "\n").count == 5, "\(backend.stdout)")
+        try client.send("stop")
+        _ = try client.wait()
+        backend.terminate()
+        try scene.finish()
+    }
 }

@@ -1,4 +1,4 @@
-// What clients may do inside TLS 1.3 and few of them do: small records, an end of one direction, certificates shown late, requests cut anywhere.
+// What clients may do inside TLS 1.3 and few of them do: small records, an end of one direction, certificates shown late.
 
 import Glibc
 import Support
@@ -101,41 +101,6 @@ extension ApacheTests {
         try scene.moves(2, of: up)
         try #expect(up.wait(timeout: .seconds(30)) == 0, "\(up.stderr)")
         #expect(up.stdout == file.sha256 + "\n")
-        try scene.finish()
-    }
-
-    /// SC_MOVES tells how many, SC_SEED which.
-    @Test(arguments: MPM.allCases, [true, false])
-    func `at random moments connections move whose requests and records are cut anywhere`(mpm: MPM, tls: Bool) throws {
-        let seed = getenv("SC_SEED").flatMap { UInt64(String(cString: $0)) } ?? 1
-        var moments = Moments(seed: seed)
-        let scene = try TwoApaches(mpm) { tls ? try TwoApaches.tls($0) : [] }
-        let lab = scene.world.lab
-        try scene.writeProgram("lines", Self.lines)
-        try writeFile("\(lab.folder)/lines", String(decoding: Self.lines(300), as: UTF8.self), mode: 0o644)
-        var sums = ["/cgi/lines?300,0": try lab.sha256("\(lab.folder)/lines")]
-        for (index, bytes) in [0, 1, 300, 16_384, 40_000, 900_000].enumerated() {
-            sums["/f\(index)"] = try lab.makeFile("f\(index)", bytes: UInt64(bytes), seed: UInt64(index)).sha256
-        }
-        let clients = try (0..<3).map { _ in try scene.client(tls: tls ? "lab" : nil) }
-        for (index, client) in clients.enumerated() {
-            try client.send("random \(seed * 10 + UInt64(index)) \(sums.keys.sorted().joined(separator: " "))")
-        }
-        usleep(200_000)
-        let count = TwoApaches.moves(25)
-        for index in 0..<count {
-            usleep(UInt32(moments.next(below: 60_000)))
-            let moved = try scene.move()
-            let lost = clients.map(\.stderr).joined() + scene.servers.values.map(\.errorLog).joined()
-            try #require(moved.migrated == 3, "move \(index) of seed \(seed): \(lost)")
-            for client in clients { try #require(client.poll() == nil, "move \(index) of seed \(seed): \(lost)") }
-        }
-        for client in clients {
-            try client.send("stop")
-            try #expect(client.wait(timeout: .seconds(30)) == 0, "seed \(seed): \(client.stderr)")
-            let lines = client.stdout.split(separator: "\n").dropFirst().dropLast().map { $0.split(separator: " ").map(String.init) }
-            #expect(lines.count > count / 2 && lines.allSatisfy { $0.count == 4 && $0[1] == "200" && sums[$0[0]] == $0[2] }, "seed \(seed)")
-        }
         try scene.finish()
     }
 }

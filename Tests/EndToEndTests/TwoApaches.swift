@@ -29,6 +29,7 @@ final class TwoApaches {
     private static let repository = #filePath.split(separator: "/").dropLast(3).map { "/" + $0 }.joined()
     private static let script = #filePath.split(separator: "/").dropLast().map { "/" + $0 }.joined() + "/http_client.py"
     static let crowd = #filePath.split(separator: "/").dropLast().map { "/" + $0 }.joined() + "/http_crowd.py"
+    static let random = #filePath.split(separator: "/").dropLast().map { "/" + $0 }.joined() + "/http_random.py"
     static let paced = #filePath.split(separator: "/").dropLast().map { "/" + $0 }.joined() + "/paced.py"
     static let services = """
         {www: {ports: [80, 443], peers: ["a", "b"], accept: [{server: true}], server_users: ["www-data"]}}

@@ -1,14 +1,11 @@
 """An HTTP client that keeps one connection (ADDRESS PORT [NAME [CERTIFICATE]]; with a NAME by TLS 1.3, with a CERTIFICATE for who asks after the handshake): `get PATH` on standard input answers with status, digest
 and its own port; `cut N PATH` sends N bytes of the request and the rest at `go` (N 0: all of it, and reads at `go`); `text PATH NAME` asks the server NAME and prints the body; `pipeline N COUNT` asks for COUNT of N
-files in advance; `random SEED PATH …` asks for them in records and pieces of random sizes until the next line comes; `end` ends the TLS session and waits for the server's end of it; `stop` ends it."""
+files in advance; `end` ends the TLS session and waits for the server's end of it; `stop` ends it."""
 
 import hashlib
-import random
-import select
 import socket
 import ssl
 import sys
-import time
 
 address, port = sys.argv[1], int(sys.argv[2])
 connection = socket.create_connection((address, port))
@@ -27,7 +24,7 @@ def request(path, name="lab"):
     return f"GET {path} HTTP/1.1\r\nHost: {name}\r\nX-Filler: abc\r\n\r\n".encode()
 
 
-def response(show=False, pause=0):
+def response(show=False):
     line = stream.readline()
     if not line.startswith(b"HTTP/1.1 "):
         raise SystemExit(f"no status line: {line!r} {stream.peek()[:200]!r}")
@@ -45,34 +42,13 @@ def response(show=False, pause=0):
         stream.readline()
         chunked = size > 0
     while len(body) < length:
-        piece = stream.read(min(16000 if pause else 1 << 20, length - len(body)))
+        piece = stream.read(min(1 << 20, length - len(body)))
         if not piece:
             raise SystemExit("the connection ended")
         body += piece
-        if pause:
-            time.sleep(pause)
     if show:
         return body.decode().strip()
     return f"{status} {hashlib.sha256(body).hexdigest()} {connection.getsockname()[1]}"
-
-
-def at_random(seed, paths):
-    choice = random.Random(seed)
-    # Small windows, so that records are cut, and the last one of a response waits.
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, choice.choice([4096, 16384, 1 << 20]))
-    while not select.select([sys.stdin], [], [], 0)[0]:
-        asked = choice.choices(paths, k=choice.choice([1, 1, 1, 3]))
-        left = b"".join(map(request, asked))
-        while left:
-            length = choice.choice([len(left), choice.randint(1, len(left))])
-            connection.sendall(left[:length])
-            left = left[length:]
-            time.sleep(choice.choice([0, 0.003]))
-        for path in asked:
-            time.sleep(choice.choice([0, 0, 0.005]))
-            print(path, response(pause=choice.choice([0, 0, 0.001])), flush=True)
-        time.sleep(choice.choice([0, 0, 0.02]))
-    print("done", flush=True)
 
 
 print("connected", flush=True)
@@ -103,8 +79,6 @@ for line in sys.stdin:
                 sent += 1
             print(index % files, response(), flush=True)
         print("done", flush=True)
-    elif words[0] == "random":
-        at_random(int(words[1]), words[2:])
     elif words[0] == "end":
         connection.unwrap()
         print("ended", flush=True)

@@ -37,6 +37,9 @@ struct replay {
     uint64_t skip;   // payload bytes that the client has still to be spared
     uint64_t rest;   // of the interrupted chunk
     uint32_t head_length; // of this server's own block at hand, in `head`
+    bool is_whole;        // the end of the body has been announced to the client
+    bool is_chunked_here; // this server's own
+    uint64_t announced;   // the body's length, when the source's chunks have to be made of a body without any
     bool is_verified;     // what was produced here is what the source had produced
     apr_bucket_brigade *kept; // what the client has to get, until that is certain
     apr_pool_t *kept_pool;
@@ -147,8 +150,18 @@ apr_status_t replay_differ(struct connection *connection, const char *what);
 /// As much has been produced here as there: is it the same? Then the session is live.
 apr_status_t replay_verify(struct connection *connection);
 void replay_put(struct connection *connection, apr_bucket_brigade *out, const char *bytes, apr_size_t length);
+/// A bucket of payload, or its first piece; what is behind that follows `b`. Of the piece `out` gets what the client has not.
+apr_status_t replay_payload(struct connection *connection, apr_bucket *b, apr_bucket_brigade *out);
+
+// replay_chunks.c
 /// The source's chunk goes on to its announced end, and the journal has it so that the session can move again.
 void replay_continue_chunks(struct connection *connection, apr_bucket_brigade *out);
+/// Begins a chunk of this server's own.
+void replay_chunk(struct connection *connection, apr_bucket_brigade *out, uint64_t payload, apr_size_t length);
+/// A bucket of a body that this server has put into chunks, or its first piece.
+apr_status_t replay_chunked(struct connection *connection, apr_bucket *b, apr_bucket_brigade *out);
+/// The body has come to its end here.
+apr_status_t replay_end(struct connection *connection, apr_bucket_brigade *out);
 
 // replay_head.c: takes a bucket of the head, and no more of it.
 apr_status_t replay_head(struct connection *connection, apr_bucket *b, apr_bucket_brigade *out);

@@ -28,6 +28,7 @@ void replay_begin(struct connection *connection) {
     struct replay *replay = apr_pcalloc(connection->c->pool, sizeof *replay);
     replay->kept = apr_brigade_create(connection->c->pool, connection->c->bucket_alloc);
     apr_pool_create(&replay->kept_pool, connection->c->pool);
+    replay->is_whole = from->chunked.is_terminal;
     if (from->chunked.is_terminal) replay->skip = from->body.length;
     else if (from->kind == BODY_CHUNKED) replay->skip = from->chunked.skip;
     else replay->skip = from->sent > from->head_length ? from->sent - from->head_length : 0;
@@ -55,30 +56,6 @@ static void put(struct connection *connection, apr_bucket_brigade *out, apr_buck
     connection->slot->out_position += (int64_t)b->length;
 }
 
-/// Begins a chunk of this server's own.
-static void put_chunk_size(struct connection *connection, apr_bucket_brigade *out, uint64_t payload, apr_size_t length) {
-    char line[24];
-    int size = snprintf(line, sizeof line, "%llx\r\n", (unsigned long long)length);
-    chunk_note(connection->slot, connection->slot->out_position, (int64_t)payload, (int64_t)length);
-    replay_put(connection, out, line, (apr_size_t)size);
-}
-
-void replay_continue_chunks(struct connection *connection, apr_bucket_brigade *out) {
-    const struct chunked *chunked = &connection->arrival->from.chunked;
-    struct slot *slot = connection->slot;
-    replay_put(connection, out, chunked->before, chunked->before_length);
-    replay_put(connection, out, chunked->after, chunked->after_length);
-    if (chunked->is_terminal) {
-        chunk_note(slot, slot->out_position - 5, 0, 0);
-    } else if (chunked->rest) {
-        char line[24];
-        int length = snprintf(line, sizeof line, "%llx\r\n", (unsigned long long)chunked->rest);
-        chunk_note(slot, slot->out_position - length, (int64_t)chunked->skip, (int64_t)chunked->rest);
-    } else if (chunked->skip) {
-        chunk_note(slot, slot->out_position - 6, (int64_t)chunked->skip - 1, 1);
-    }
-}
-
 apr_status_t replay_verify(struct connection *connection) {
     struct response *response = last_response(connection->slot);
     const struct body *there = &connection->arrival->from.body;
@@ -94,21 +71,19 @@ apr_status_t replay_verify(struct connection *connection) {
     return is_live ? APR_SUCCESS : APR_ECONNABORTED;
 }
 
-/// A bucket of payload, or its first piece; what is behind that follows `b`. Of the piece `out` gets what the client has not.
-static apr_status_t replay_payload(struct connection *connection, apr_bucket *b, apr_bucket_brigade *out) {
+apr_status_t replay_payload(struct connection *connection, apr_bucket *b, apr_bucket_brigade *out) {
     struct replay *replay = connection->replay;
     struct response *response = last_response(connection->slot);
     const struct continuation *from = &connection->arrival->from;
     uint64_t there = from->body.length;
-    // Its end has been announced to the client.
-    if (from->chunked.is_terminal && b->length > there - response->body.length) return replay_differ(connection, "the response is longer here");
+    if (replay->is_whole && b->length > there - response->body.length) return replay_differ(connection, "the response is longer here");
     if (!replay->is_verified && b->length > there - response->body.length) {
         if (APR_BUCKET_IS_FILE(b)) return replay_differ(connection, "the response consists of other parts here");
         apr_bucket_split(b, (apr_size_t)(there - response->body.length));
     }
     apr_size_t length = b->length;
     body_add(connection, response, b, length);
-    if (!replay->is_verified && response->body.length == there && !from->chunked.is_terminal) {
+    if (!replay->is_verified && response->body.length == there && !replay->is_whole) {
         apr_status_t result = replay_verify(connection);
         if (result != APR_SUCCESS) return result;
     }
@@ -147,41 +122,9 @@ static apr_status_t replay_payload(struct connection *connection, apr_bucket *b,
         payload += piece;
         length -= piece;
     }
-    put_chunk_size(connection, out, payload, length);
+    replay_chunk(connection, out, payload, length);
     put(connection, out, b);
     replay_put(connection, out, "\r\n", 2);
-    return APR_SUCCESS;
-}
-
-/// A bucket of a chunked body as this server frames it, or its first piece.
-static apr_status_t replay_chunked(struct connection *connection, apr_bucket *b, apr_bucket_brigade *out) {
-    struct replay *replay = connection->replay;
-    if (connection->chunk_at == CHUNK_PAYLOAD) {
-        const struct continuation *from = &connection->arrival->from;
-        uint64_t there = from->body.length - last_response(connection->slot)->body.length;
-        apr_size_t piece = b->length < connection->chunk_left ? b->length : (apr_size_t)connection->chunk_left;
-        // What is behind the point of comparison is looked at again.
-        if (!replay->is_verified && !from->chunked.is_terminal && piece > there && !APR_BUCKET_IS_FILE(b)) piece = (apr_size_t)there;
-        if (piece < b->length) apr_bucket_split(b, piece);
-        connection->chunk_left -= piece;
-        if (connection->chunk_left == 0) connection->chunk_at = CHUNK_END;
-        return replay_payload(connection, b, out);
-    }
-    const char *bytes;
-    apr_size_t length;
-    enum token token;
-    apr_status_t result = apr_bucket_read(b, &bytes, &length, APR_BLOCK_READ);
-    if (result != APR_SUCCESS) return result;
-    apr_size_t piece = chunk_token(connection, bytes, length, &token);
-    if (piece < length) apr_bucket_split(b, piece);
-    apr_bucket_delete(b);
-    if (token != TOKEN_END) return APR_SUCCESS;
-    const struct continuation *from = &connection->arrival->from;
-    bool is_whole = last_response(connection->slot)->body.length >= from->body.length;
-    if (from->chunked.is_terminal && is_whole) return replay_verify(connection);
-    if (!replay->is_verified) return replay_differ(connection, "the response is shorter here");
-    chunk_note(connection->slot, connection->slot->out_position, (int64_t)last_response(connection->slot)->body.length, 0);
-    replay_put(connection, out, "0\r\n\r\n", 5);
     return APR_SUCCESS;
 }
 
@@ -193,6 +136,7 @@ static bool replay_bucket(struct connection *connection, apr_bucket *b, apr_buck
             *result = replay_differ(connection, "the response is shorter here");
             return false;
         }
+        if (replay->announced) *result = APR_ECONNABORTED; // its chunks cannot be ended
         return true;
     }
     if (APR_BUCKET_IS_METADATA(b)) {
@@ -206,10 +150,11 @@ static bool replay_bucket(struct connection *connection, apr_bucket *b, apr_buck
     }
     if (b->length == 0) apr_bucket_delete(b);
     else if (connection->at == IN_HEAD) *result = replay_head(connection, b, out);
-    else if (last_response(connection->slot)->kind == BODY_CHUNKED) *result = replay_chunked(connection, b, out);
+    else if (replay->is_chunked_here) *result = replay_chunked(connection, b, out);
     else {
         *result = replay_payload(connection, b, out);
-        return replay->is_verified && replay->skip == 0;
+        if (*result == APR_SUCCESS && replay->announced && last_response(connection->slot)->body.length >= replay->announced) *result = replay_end(connection, out);
+        return last_response(connection->slot)->kind == BODY_RAW && replay->is_verified && replay->skip == 0;
     }
     return false;
 }

@@ -17,16 +17,34 @@ static bool is_same(const char *a, apr_size_t a_length, const char *b, apr_size_
 
 /// NULL, or what differs.
 static const char *compare_heads(const char *theirs, apr_size_t their_length, const char *ours, apr_size_t our_length) {
-    static const char *const fields[] = {"ETag", "Last-Modified", "Content-Length", "Content-Range", "Content-Type", "Content-Encoding", "Transfer-Encoding", NULL};
+    static const char *const fields[] = {"ETag", "Last-Modified", "Content-Range", "Content-Type", "Content-Encoding", NULL};
     if (their_length < 12 || our_length < 12 || memcmp(theirs + 8, ours + 8, 4) != 0) return "the status of the response differs here";
     for (int i = 0; fields[i]; i++)
         if (!is_same(theirs, their_length, ours, our_length, fields[i])) {
             static const char *const texts[] = {
-                "the file is another one here (ETag)", "the file is another one here (Last-Modified)", "the response has another length here",
-                "the response has another range here", "the response has another type here", "the response is encoded differently here",
-                "the response is transferred differently here"};
+                "the file is another one here (ETag)", "the file is another one here (Last-Modified)", "the response has another range here",
+                "the response has another type here", "the response is encoded differently here"};
             return texts[i];
         }
+    return NULL;
+}
+
+/// httpd announces the length of a response that it has as a whole at once, which depends on the moment; others come in chunks. So one may have to go on
+/// as the other, where its length is known. NULL, or what differs.
+static const char *compare_framing(struct connection *connection, const char *theirs, apr_size_t their_length, const char *ours, apr_size_t our_length) {
+    struct replay *replay = connection->replay;
+    uint64_t produced = connection->arrival->from.body.length;
+    apr_size_t size;
+    bool is_chunked_there = head_field(theirs, their_length, "Transfer-Encoding", &size) != NULL;
+    if (is_chunked_there == replay->is_chunked_here)
+        return is_same(theirs, their_length, ours, our_length, "Content-Length") ? NULL : "the response has another length here";
+    const char *text = is_chunked_there ? head_field(ours, our_length, "Content-Length", &size) : head_field(theirs, their_length, "Content-Length", &size);
+    uint64_t length = text ? strtoull(text, NULL, 10) : 0;
+    // One that was announced there had been produced as a whole, unless something else announced it.
+    bool can_go_on = is_chunked_there ? length > 0 && length >= produced : text && length == produced;
+    if (!can_go_on) return "the response is transferred differently here";
+    if (is_chunked_there) replay->announced = length;
+    else replay->is_whole = true;
     return NULL;
 }
 
@@ -68,9 +86,11 @@ static apr_status_t end_block(struct connection *connection, apr_bucket_brigade 
     for (; theirs && is_final(block) && !is_final(theirs); theirs = their_block(connection, &their_length))
         if (!put_block(connection, out, theirs, their_length)) return replay_differ(connection, too_long);
     replay->head_length = 0;
+    replay->is_chunked_here = head_field(block, length, "Transfer-Encoding", &(apr_size_t){0}) != NULL;
     if (theirs && !is_final(block) && is_final(theirs)) return APR_SUCCESS;
     if (theirs) {
         const char *why = is_final(block) ? compare_heads(theirs, their_length, block, length) : NULL;
+        if (why == NULL && is_final(block)) why = compare_framing(connection, theirs, their_length, block, length);
         if (why) return replay_differ(connection, why);
         block = theirs;
         length = their_length;
@@ -80,7 +100,7 @@ static apr_status_t end_block(struct connection *connection, apr_bucket_brigade 
     connection->has_t = true;
     response_head_is_done(connection, response);
     if (from->chunked.is_active) replay_continue_chunks(connection, out);
-    bool is_enough = !replay->is_verified && from->body.length == 0 && !from->chunked.is_terminal;
+    bool is_enough = !replay->is_verified && from->body.length == 0 && !replay->is_whole;
     return is_enough ? replay_verify(connection) : APR_SUCCESS;
 }
 
