@@ -36,19 +36,33 @@ extension ApacheTests {
         return wishes
     }
 
+    private static var seed: UInt64 { getenv("SC_SEED").flatMap { UInt64(String(cString: $0)) } ?? 1 }
+
+    private func start(_ scene: TwoApaches, tls: Bool, seed: UInt64, _ wishes: [String: String]) throws -> Child {
+        let command = ["python3", TwoApaches.random, scene.world.lab.serviceAddress(.ipv4)] + (tls ? ["443", "lab"] : ["80", "-"])
+        let client = try scene.spawn(command + [String(seed)] + wishes.keys.sorted(), stdin: .pipe)
+        try #require(client.waitForOutputOrError("connected"), "\(client.stderr)")
+        return client
+    }
+
+    /// How many answers it got. All of them are right.
+    private func check(_ client: Child, _ wishes: [String: String], at location: SourceLocation = #_sourceLocation) -> Int {
+        let lines = client.stdout.split(separator: "\n").filter { $0 != "connected" && $0 != "done" }
+        let answers = lines.map { $0.split(separator: " ", maxSplits: 1).map(String.init) }
+        let wrong = answers.filter { $0.count != 2 || wishes[$0[0]] != $0[1] }
+        #expect(wrong.isEmpty, "seed \(Self.seed): \(wrong.prefix(3))", sourceLocation: location)
+        return answers.count
+    }
+
     /// SC_MOVES tells how many, SC_SEED which.
     @Test(arguments: MPM.allCases, [true, false])
     func `at random moments connections move whose requests and records are cut anywhere`(mpm: MPM, tls: Bool) throws {
-        let seed = getenv("SC_SEED").flatMap { UInt64(String(cString: $0)) } ?? 1
+        let seed = Self.seed
         var moments = Moments(seed: seed)
         let lines = ["<Location /cgi/digest>", "SCRepeat all", "</Location>"]
         let scene = try TwoApaches(mpm) { lines + (tls ? try TwoApaches.tls($0) : []) }
         let wishes = try makeWishes(scene)
-        let clients = try (0..<3).map { index in
-            let command = ["python3", TwoApaches.random, scene.world.lab.serviceAddress(.ipv4)] + (tls ? ["443", "lab"] : ["80", "-"])
-            return try scene.spawn(command + [String(seed * 10 + UInt64(index))] + wishes.keys.sorted(), stdin: .pipe)
-        }
-        for client in clients { try #require(client.waitForOutputOrError("connected"), "\(client.stderr)") }
+        let clients = try (0..<3).map { try start(scene, tls: tls, seed: seed * 10 + $0, wishes) }
         usleep(200_000)
         let count = TwoApaches.moves(25)
         for index in 0..<count {
@@ -61,10 +75,54 @@ extension ApacheTests {
         for client in clients {
             try client.send("stop")
             try #expect(client.wait(timeout: .seconds(30)) == 0, "seed \(seed): \(client.stderr)")
-            let answers = client.stdout.split(separator: "\n").dropFirst().dropLast().map { $0.split(separator: " ", maxSplits: 1).map(String.init) }
-            let wrong = answers.filter { $0.count != 2 || wishes[$0[0]] != $0[1] }
-            #expect(answers.count > count / 2 && wrong.isEmpty, "seed \(seed): \(answers.count) answers, wrong \(wrong.prefix(3))")
+            #expect(check(client, wishes) > count / 2)
         }
         try scene.finish()
+    }
+
+    /// A process that dies in the middle of a change of the journal takes its session with it. All that a client ever got is right.
+    @Test(arguments: MPM.allCases, [true, false])
+    func `at random moments processes are killed, and no client gets a wrong byte`(mpm: MPM, tls: Bool) throws {
+        var moments = Moments(seed: Self.seed)
+        let lines = ["<Location /cgi/digest>", "SCRepeat all", "</Location>"]
+        let scene = try TwoApaches(mpm) { lines + (tls ? try TwoApaches.tls($0) : []) }
+        let wishes = try makeWishes(scene)
+        var clients: [Child] = [], born = Self.seed * 1000, ended = 0, killed = 0, moves = 0
+        func look(atEnd: Bool = false) throws {
+            for (index, client) in clients.enumerated().reversed() where client.poll() != nil {
+                let isLoss = ["the connection ended", "no status line: b''", "ConnectionResetError", "BrokenPipeError", "EOF occurred", "EOFError"]
+                    .contains { client.stderr.contains($0) }
+                #expect(isLoss, "seed \(Self.seed): \(client.stderr)\(scene.servers.values.map(\.errorLog).joined())")
+                _ = check(client, wishes)
+                clients.remove(at: index)
+                ended += 1
+            }
+            // New ones come to the first host.
+            while clients.count < 3, scene.home == .a, !atEnd {
+                born += 1
+                try clients.append(start(scene, tls: tls, seed: born, wishes))
+            }
+        }
+        for _ in 0..<TwoApaches.moves(25) {
+            try look()
+            usleep(UInt32(moments.next(below: 60_000)))
+            if moments.next(below: 2) == 0, let victim = try scene.here.servingEach().first {
+                kill(victim, SIGKILL)
+                killed += 1
+                usleep(UInt32(moments.next(below: 200_000)))
+            } else if try scene.agents.tool(scene.home, scene.arguments() + ["--all"]).status == 0 {
+                scene.home = scene.home == .a ? .b : .a
+                moves += 1
+            }
+        }
+        try look(atEnd: true)
+        for client in clients {
+            try client.send("stop")
+            _ = try client.wait(timeout: .seconds(30))
+        }
+        let whole = clients.filter { $0.stdout.hasSuffix("done\n") }
+        #expect(whole.map { check($0, wishes) }.reduce(0, +) > 0)
+        if getenv("SC_FIGURES") != nil { print("\(mpm)\(tls ? ", TLS" : ""): \(killed) kills, \(moves) moves, \(ended) connections ended") }
+        try scene.finish(resets: nil)
     }
 }

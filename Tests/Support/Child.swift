@@ -72,7 +72,20 @@ public final class Child: Sendable {
     public func send(_ line: String) throws(LabError) {
         guard let input else { throw LabError("\(command[0]) was started without a pipe to its standard input") }
         let bytes = Array((line + "\n").utf8)
-        guard write(input, bytes, bytes.count) == bytes.count else { throw .errno("cannot write to \(command[0])", errno) }
+        let error = Self.write(bytes, to: input)
+        guard error == 0 else { throw .errno("cannot write to \(command[0]); stderr: \(stderr)", error) }
+    }
+
+    /// An errno, or 0. A child that has ended costs EPIPE and not, by SIGPIPE, the whole run.
+    private static func write(_ bytes: [UInt8], to input: Int32) -> Int32 {
+        var pipe = sigset_t(), before = sigset_t(), now = timespec()
+        sigemptyset(&pipe)
+        sigaddset(&pipe, SIGPIPE)
+        pthread_sigmask(SIG_BLOCK, &pipe, &before)
+        let error = Glibc.write(input, bytes, bytes.count) == bytes.count ? 0 : errno
+        if error == EPIPE { sigtimedwait(&pipe, nil, &now) }
+        pthread_sigmask(SIG_SETMASK, &before, nil)
+        return error
     }
 
     /// Sends a line and returns the next complete line that appears on the standard output after it.

@@ -37,6 +37,15 @@ struct LabTests {
         }
     }
 
+    @Test func `a line to a child that has ended is an error`() throws {
+        let lab = try Lab()
+        defer { lab.down() }
+        let child = try lab.spawn(in: .a, ["sh", "-c", "echo over >&2"], stdin: .pipe)
+        try #expect(child.wait() == 0)
+        let error = #expect(throws: LabError.self) { try child.send("hello") }
+        #expect(error.map { "\($0)".contains("over") } == true, "\(String(describing: error))")
+    }
+
     @Test func `a command gets its input and gives back output, errors and status`() throws {
         let lab = try Lab()
         defer { lab.down() }
