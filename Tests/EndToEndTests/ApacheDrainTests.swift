@@ -17,7 +17,7 @@ extension ApacheTests {
 
     private func finish(_ client: Child, _ count: Int, _ scene: TwoApaches) throws {
         try client.send("go")
-        #expect(client.waitForOutputOrError("good \(2 * count) bad 0", timeout: .seconds(60)), "\(client.stdout)\(client.stderr)")
+        #expect(client.waitForOutputOrError("good \(2 * count) bad 0", timeout: .seconds(60)), "\(client.stdout)\(client.stderr)\(scene.servers.mapValues(\.errorLog))")
         _ = try client.wait()
         try scene.finish()
     }
@@ -30,14 +30,26 @@ extension ApacheTests {
 
     @Test(arguments: MPM.allCases) func `a drained service leaves nobody behind`(mpm: MPM) throws {
         let wanted = getenv("SC_CROWD").flatMap { Int(String(cString: $0)) } ?? 30
-        // Prefork has a process for each of 200; the others end processes, and with them idle connections, when they have many idle threads.
+        // Prefork has a process for each of 200. The others end processes, and with them idle connections, when they have many idle threads; and the event
+        // MPM ends idle connections when it has none, as at the coming of a crowd.
         let count = mpm == .prefork ? min(wanted, 100) : wanted
-        let scene = try TwoApaches(mpm, lines: mpm == .prefork ? [] : ["MaxSpareThreads 1024"])
+        let scene = try TwoApaches(mpm, lines: mpm == .prefork ? [] : ["StartServers \(max(2, count / 32))", "MaxSpareThreads 1024"])
         let client = try crowd(scene, count)
         let result = try drain(scene, ["--config", scene.agents.policy(.a), "--to", "tls://b"])
         #expect(result.moved == 2 * count && result.stayed == 0 && result.ended == 0, "\(result)")
         if getenv("SC_FIGURES") != nil { print("\(mpm): \(result.moved) in \(result.seconds) s, longest \(result.longest_blackout_us) us") }
         try finish(client, count, scene)
+    }
+
+    @Test func `idle connections that have come stay while the same processes take others in`() throws {
+        let scene = try TwoApaches()
+        let small = ["StartServers 1", "ThreadsPerChild 8", "MinSpareThreads 12", "MaxSpareThreads 128", "MaxRequestWorkers 128"]
+        try scene.restart(.b) { _ in small + ["LogLevel warn sc:notice mpm_event:trace1"] }
+        let client = try crowd(scene, 20)
+        let result = try drain(scene, ["--config", scene.agents.policy(.a), "--to", "tls://b", "--max-in-flight", "10"])
+        #expect(result.moved == 40 && result.stayed == 0 && result.ended == 0, "\(result)")
+        #expect(!scene.servers[.b]!.errorLog.contains("All workers are busy"), "\(scene.servers[.b]!.errorLog)")
+        try finish(client, 20, scene)
     }
 
     /// One connection after the other, until it is stopped; says how many failed.

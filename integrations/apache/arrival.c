@@ -5,6 +5,7 @@
 
 #include "tls.h"
 #include <ap_listen.h>
+#include <ap_mpm.h>
 #include <apr_portable.h>
 #include <apr_strings.h>
 #include <errno.h>
@@ -73,7 +74,7 @@ static void set_patience(int fd, int seconds) {
     setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
 }
 
-/// The head with the client's descriptor, and the file with its continuation. -1: none came, -2: the broker only looked whether anybody is here.
+/// The head with the client's descriptor, and the file with its continuation. -1: none came, -2: it is not needed any longer.
 static int receive_head(int fd, struct arrival_head *head, int *file) {
     int passed[2] = {-1, -1};
     struct iovec part = {head, sizeof *head};
@@ -106,6 +107,21 @@ static void set_address(apr_sockaddr_t *address, const struct sockaddr_storage *
     address->hostname = NULL;
 }
 
+/// The event MPM closes the idle connections of a process whose threads are all at work. So a quarter of them is left to other work.
+static bool is_crowded(void) {
+    int is_async = 0, threads = 0, idle = 0;
+    ap_mpm_query(AP_MPMQ_IS_ASYNC, &is_async);
+    ap_mpm_query(AP_MPMQ_MAX_THREADS, &threads);
+    apr_proc_t process = {.pid = getpid()};
+    int child = is_async ? ap_find_child_by_pid(&process) : -1;
+    if (child < 0) return false;
+    for (int thread = 0; thread < threads; thread++) {
+        const worker_score *worker = ap_get_scoreboard_worker_from_indexes(child, thread);
+        idle += worker && worker->status == SERVER_READY;
+    }
+    return idle < threads / 4;
+}
+
 static const char *receive(apr_pool_t *p, apr_socket_t *socket, apr_sockaddr_t *local) {
     int fd = -1;
     apr_os_sock_get(&fd, socket);
@@ -113,9 +129,13 @@ static const char *receive(apr_pool_t *p, apr_socket_t *socket, apr_sockaddr_t *
     socklen_t who_size = sizeof who;
     if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &who_size) < 0 || who.pid != atomic_load(&sc_region->broker)) return "it is not from the broker";
     fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK);
+    set_patience(fd, PATIENCE);
+    char call = 0;
+    // Nothing: the broker only looked whether anybody is here.
+    if (!read_all(fd, &call, sizeof call)) return "";
     // From now on this thread waits for the session. It was asked for at the offer, so that the client need not wait for a thread.
-    struct arrival_answer here_i_am = {.slot = NO_SLOT};
-    if (send(fd, &here_i_am, sizeof here_i_am, MSG_NOSIGNAL) < 0) return "";
+    struct arrival_answer here_i_am = {.slot = NO_SLOT, .error = call == CALL_IF_IDLE && is_crowded() ? EBUSY : 0};
+    if (send(fd, &here_i_am, sizeof here_i_am, MSG_NOSIGNAL) < 0 || here_i_am.error) return "";
     set_patience(fd, APPROACH);
     struct arrival_head head;
     int file, client = receive_head(fd, &head, &file);

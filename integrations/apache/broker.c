@@ -36,10 +36,11 @@ void broker_watch(int fd, void *what) {
     epoll_ctl(broker.epoll, EPOLL_CTL_ADD, fd, &event);
 }
 
-/// In a millisecond.
-void broker_tick(void) {
-    struct itimerspec time = {.it_value.tv_nsec = 1000000};
-    timerfd_settime(broker.timer, 0, &time, NULL);
+void broker_tick(int milliseconds) {
+    struct itimerspec time = {.it_value.tv_nsec = milliseconds * 1000000L}, pending = {0};
+    timerfd_gettime(broker.timer, &pending);
+    bool is_sooner = pending.it_value.tv_nsec > 0 && pending.it_value.tv_nsec <= time.it_value.tv_nsec;
+    if (!is_sooner) timerfd_settime(broker.timer, 0, &time, NULL);
 }
 
 static void look_after(int pid) {
@@ -146,7 +147,7 @@ static void run(void) {
         if (what == &sources[0]) sc_dispatch(broker.sc);
         else if (what == &sources[1]) read_notes();
         else if (what == &sources[2]) {
-            if (read(broker.timer, &ticks, sizeof ticks) > 0) session_park_again();
+            if (read(broker.timer, &ticks, sizeof ticks) > 0) session_park_again(), session_hire_again();
         } else if (what == &sources[3]) {
             if (read(clock, &ticks, sizeof ticks) > 0) second_passed();
         } else if ((uintptr_t)what & 1) bury((struct process *)((uintptr_t)what & ~(uintptr_t)1));

@@ -28,6 +28,7 @@ struct session {
     unsigned given;       // how many processes it was given to
     sc_offer_t *offer;    // while WAITING
     unsigned waited;      // seconds that it has been
+    bool is_turned_down;  // by a process that has few threads left: another one is asked in a moment
     unsigned asked;       // milliseconds since it was asked to park
     uint64_t seen;        // the request that was in the way when it was looked at last, plus one; 0: none was
     struct session *next; // of those that are being parked, or wait
@@ -53,7 +54,8 @@ extern struct broker broker;
 
 // broker.c
 void broker_watch(int fd, void *what);
-void broker_tick(void);
+/// In so many milliseconds at most, session_park_again() and session_hire_again().
+void broker_tick(int milliseconds);
 
 // session.c, session_away.c, session_in.c
 extern const sc_callbacks_t session_callbacks;
@@ -67,6 +69,9 @@ void session_orphaned(struct session *session);
 /// A process that takes the session in has said something, or has gone.
 void session_answered(struct session *session);
 void session_park_again(void);
+/// For those that wait, as many as may be asked for at a time.
+void session_hire(void);
+void session_hire_again(void);
 /// A second has passed: declines the offers for which no process has been free for long.
 void session_wait_less(void);
 bool session_probe(void);

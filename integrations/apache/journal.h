@@ -124,6 +124,9 @@ struct note {
 struct arrival_head {
     uint32_t magic, length;
 };
+/// The first byte to a process that is asked to take a session in.
+#define CALL_IF_IDLE 1 // it may leave it to another one: EBUSY
+#define CALL_AT_ONCE 2
 /// The answer. Before it one with the slot NO_SLOT: a process is there.
 #define NO_SLOT UINT32_MAX
 struct arrival_answer {

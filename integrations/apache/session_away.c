@@ -80,7 +80,7 @@ void session_park(sc_continuation_t *c, void *what) {
     session->asked = 0;
     session->next = broker.parking;
     broker.parking = session;
-    broker_tick();
+    broker_tick(1);
 }
 
 void session_park_again(void) {
@@ -99,5 +99,5 @@ void session_park_again(void) {
             broker.parking = session;
         }
     }
-    if (broker.parking) broker_tick();
+    if (broker.parking) broker_tick(1);
 }

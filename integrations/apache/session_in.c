@@ -29,9 +29,22 @@ static int reach(void) {
     return -error;
 }
 
+/// Seconds after which a process may be asked for its last threads, and milliseconds until another one is asked.
+#define COURTESY 3
+#define NEXT_CALL 20
+/// Processes that are being asked at a time: what one of them has free shows in its answer only.
+#define CALLS 2
+
 static int hire(struct session *session) {
     session->control = reach();
     if (session->control < 0) return session->control;
+    char call = session->state == WAITING && session->waited < COURTESY ? CALL_IF_IDLE : CALL_AT_ONCE;
+    if (send(session->control, &call, sizeof call, MSG_NOSIGNAL | MSG_DONTWAIT) < 0) {
+        int error = errno;
+        close(session->control);
+        session->control = -1;
+        return -error;
+    }
     broker_watch(session->control, session);
     return 0;
 }
@@ -105,17 +118,30 @@ void session_offer(sc_t *sc, sc_offer_t *offer, void *user) {
     struct session *session = calloc(1, sizeof *session);
     if (session == NULL) return sc_decline(offer, "no memory");
     *session = (struct session){.state = WAITING, .fd = -1, .control = -1, .state_file = -1, .offer = offer};
-    if (hire(session) < 0) {
-        free(session);
-        return sc_decline(offer, "nobody accepts connections here now");
-    }
     session->next = broker.waiting;
     broker.waiting = session;
+    session_hire();
 }
 
 static void decline(struct session *session, const char *why) {
     sc_decline(session->offer, why);
     session_drop(session);
+}
+
+void session_hire(void) {
+    int calls = 0;
+    for (struct session *session = broker.waiting; session; session = session->next) calls += session->control >= 0;
+    for (struct session *session = broker.waiting, *next; session && calls < CALLS; session = next) {
+        next = session->next;
+        if (session->control >= 0 || session->is_turned_down) continue;
+        if (hire(session) < 0) decline(session, "nobody accepts connections here now");
+        else calls++;
+    }
+}
+
+void session_hire_again(void) {
+    for (struct session *session = broker.waiting; session; session = session->next) session->is_turned_down = false;
+    session_hire();
 }
 
 /// A process is there. While the client is still served elsewhere: one that had to be started first would have kept it waiting.
@@ -124,6 +150,16 @@ static void hired(struct session *session) {
     session_take_out(&broker.waiting, session);
     session->state = EXPECTED;
     if (sc_accept(session->offer, session, &session->c) < 0) session_drop(session);
+    session_hire();
+}
+
+/// A process with many sessions on their way to it left this one to others.
+static void turned_down(struct session *session) {
+    close(session->control);
+    session->control = -1;
+    session->is_turned_down = true;
+    broker_tick(NEXT_CALL);
+    session_hire();
 }
 
 void session_wait_less(void) {
@@ -131,6 +167,7 @@ void session_wait_less(void) {
         next = session->next;
         if (++session->waited > HIRING_LIMIT) decline(session, "no process or thread is free to serve it (MaxRequestWorkers)");
     }
+    session_hire();
 }
 
 int session_import(sc_continuation_t *c, void *what, const sc_import_t *import) {
@@ -178,7 +215,11 @@ void session_answered(struct session *session) {
     ssize_t length = recv(session->control, &answer, sizeof answer, MSG_DONTWAIT);
     if (length < 0 && errno == EAGAIN) return;
     if (length == sizeof answer && answer.error == 0 && answer.slot == NO_SLOT) return hired(session);
-    if (session->state == WAITING) return decline(session, "the process that would take it in has ended");
+    if (session->state == WAITING && length == sizeof answer && answer.error == EBUSY) return turned_down(session);
+    if (session->state == WAITING) {
+        decline(session, "the process that would take it in has ended");
+        return session_hire();
+    }
     if (session->state == EXPECTED) {
         // Another one is asked when the session comes.
         close(session->control);
