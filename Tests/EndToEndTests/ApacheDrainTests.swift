@@ -17,7 +17,9 @@ extension ApacheTests {
 
     private func finish(_ client: Child, _ count: Int, _ scene: TwoApaches) throws {
         try client.send("go")
-        #expect(client.waitForOutputOrError("good \(2 * count) bad 0", timeout: .seconds(60)), "\(client.stdout)\(client.stderr)\(scene.servers.mapValues(\.errorLog))")
+        #expect(
+            client.waitForOutputOrError("good \(2 * count) bad 0", timeout: .seconds(60)),
+            "\(client.stdout)\(client.stderr)\(scene.servers.mapValues(\.errorLog))")
         _ = try client.wait()
         try scene.finish()
     }
