@@ -104,6 +104,38 @@ extension ApacheTests {
         try scene.finish()
     }
 
+    /// Its pidfd cannot be had any longer; its sessions can.
+    @Test func `a process that has died before the broker hears of it leaves its sessions to others`() throws {
+        let scene = try TwoApaches()
+        let file = try scene.world.lab.makeFile("big.bin", bytes: 30_000_000)
+        let broker = try #require(scene.here.broker)
+        let former = scene.here.children
+        kill(broker, SIGSTOP)
+        scene.here.signal(SIGUSR1)
+        let isNew = eventually(within: .seconds(5), every: .milliseconds(50)) { former.filter { $0 != broker }.allSatisfy { kill($0, 0) != 0 } }
+        #expect(isNew, "\(scene.here.errorLog)")
+        let downloads = try (0..<3).map { _ in
+            try scene.spawn(["python3", TwoApaches.paced, "curl", "-sS", scene.here.url("big.bin")], stdin: .pipe)
+        }
+        for download in downloads { try #require(download.waitForOutputOrError("reading"), "\(download.stderr)") }
+        let victims = Set(try scene.here.servingEach())
+        for victim in victims { kill(victim, SIGKILL) }
+        // Until the server has reaped them.
+        #expect(eventually(within: .seconds(5), every: .milliseconds(50)) { victims.allSatisfy { kill($0, 0) != 0 } })
+        kill(broker, SIGCONT)
+        let areServed = eventually(within: .seconds(10), every: .milliseconds(20)) {
+            (try? scene.here.servingEach()).map { $0.count == 3 && victims.isDisjoint(with: $0) } ?? false
+        }
+        #expect(areServed, "\(scene.here.errorLog)")
+        try #expect(scene.move().migrated == 3)
+        for download in downloads {
+            try download.send("go")
+            _ = try download.wait(timeout: .seconds(60))
+            #expect(download.stdout.contains("\n0 \(file.sha256)\n"), "\(download.stdout)\(download.stderr)")
+        }
+        try scene.finish()
+    }
+
     // Before the decision the processes wait for it; after it they have not heard of it.
     @Test(arguments: MPM.allCases, ["decide-before", "steer-after"]) func `sessions come although the processes that take them in are killed`(
         mpm: MPM, point: String

@@ -60,7 +60,8 @@ public final class Apache: Sendable {
     /// The folder of CGI programs, the same on both hosts.
     public static func programs(_ lab: Lab) -> String { lab.folder + "/cgi" }
 
-    private var children: [Int32] {
+    /// Of its parent process, the broker among them.
+    public var children: [Int32] {
         readText("/proc/\(parent.pid)/task/\(parent.pid)/children").split(separator: " ").compactMap { Int32($0) }
     }
 

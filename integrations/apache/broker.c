@@ -24,7 +24,7 @@ APLOG_USE_MODULE(sc);
 
 struct broker broker;
 
-/// A process that serves; its pidfd tells its end.
+/// A process that serves; its pidfd tells its end. -1: it has ended before it was known, and there may be more notes of it.
 struct process {
     int pid, pidfd;
     bool is_stopping; // it was told to: nothing of it is taken over
@@ -47,14 +47,16 @@ static void look_after(int pid) {
     for (struct process *process = broker.processes; process; process = process->next)
         if (process->pid == pid) return;
     struct process *process = calloc(1, sizeof *process);
-    int fd = process ? (int)syscall(SYS_pidfd_open, pid, 0) : -1;
-    if (fd < 0) return free(process);
+    if (process == NULL) return;
+    int fd = (int)syscall(SYS_pidfd_open, pid, 0);
+    if (fd < 0 && errno != ESRCH) return free(process);
     *process = (struct process){pid, fd, false, broker.processes};
     broker.processes = process;
     // Processes are told from sessions by the lowest bit.
-    broker_watch(fd, (void *)((uintptr_t)process | 1));
+    if (fd >= 0) broker_watch(fd, (void *)((uintptr_t)process | 1));
 }
 
+/// What it served goes to another one, unless it was told to stop.
 static void bury(struct process *process) {
     for (uint32_t index = 0; index < sc_region->slot_count; index++) {
         struct slot *slot = &sc_region->slots[index];
@@ -72,9 +74,16 @@ static void bury(struct process *process) {
             *place = process->next;
             break;
         }
-    close(process->pidfd);
+    if (process->pidfd >= 0) close(process->pidfd);
     free(process);
     broker.probes = 3;
+}
+
+static void bury_unknown(void) {
+    for (struct process *process = broker.processes, *next; process; process = next) {
+        next = process->next;
+        if (process->pidfd < 0) bury(process);
+    }
 }
 
 static void stopping(int pid) {
@@ -94,7 +103,7 @@ static void read_notes(void) {
         } control;
         struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
         ssize_t length = recvmsg(sc_notes[0], &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
-        if (length < 0) return;
+        if (length < 0) return bury_unknown();
         struct cmsghdr *header = CMSG_FIRSTHDR(&message);
         if (header && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS) memcpy(&fd, CMSG_DATA(header), sizeof fd);
         bool is_known = length == sizeof note && note.slot < sc_region->slot_count;
@@ -115,8 +124,12 @@ static void read_notes(void) {
 /// Once a second, and after messages were lost.
 static void sweep(void) {
     atomic_store(&sc_region->missed, 0);
-    for (uint32_t index = 0; index < sc_region->slot_count; index++)
-        if (atomic_load(&sc_region->slots[index].state) == SLOT_ENDED) session_ended(index);
+    for (uint32_t index = 0; index < sc_region->slot_count; index++) {
+        struct slot *slot = &sc_region->slots[index];
+        if (atomic_load(&slot->state) == SLOT_ENDED) session_ended(index);
+        else if (atomic_load(&slot->state) != SLOT_FREE) look_after(slot->pid);
+    }
+    bury_unknown();
 }
 
 static void second_passed(void) {

@@ -90,6 +90,8 @@ extern int sc_notes[2]; // the processes that serve write [1], the broker reads 
 apr_status_t region_make(apr_pool_t *process, int sessions, int request_max);
 struct slot *slot_take(int pid);
 void slot_release(struct slot *slot);
+/// Anybody may take it.
+void slot_free(struct slot *slot);
 /// Nothing stays of a connection that is over: keys, and long requests.
 void slot_forget(struct slot *slot);
 /// Tells the broker; false: it was lost. `fd` -1: none goes along.

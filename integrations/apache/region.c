@@ -89,6 +89,12 @@ void slot_forget(struct slot *slot) {
     input_forget(slot, slot->in_total - slot->in_logged);
 }
 
+void slot_free(struct slot *slot) {
+    // Whoever takes it next is not its owner in the moment between state and pid; nor is the former one.
+    slot->pid = 0;
+    atomic_store(&slot->state, SLOT_FREE);
+}
+
 void slot_release(struct slot *slot) {
     slot_forget(slot);
     if (slot->is_noted) {
@@ -96,7 +102,7 @@ void slot_release(struct slot *slot) {
         if (!note_send(NOTE_ENDED, slot, -1)) atomic_fetch_add(&sc_region->missed, 1);
         return;
     }
-    atomic_store(&slot->state, SLOT_FREE);
+    slot_free(slot);
     atomic_store(&recent, (int32_t)slot_index(sc_region, slot));
 }
 

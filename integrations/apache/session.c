@@ -79,7 +79,7 @@ void session_ended(uint32_t index) {
     }
     slot_forget(slot);
     atomic_store(&slot->freeze, SERVED);
-    atomic_store(&slot->state, SLOT_FREE);
+    slot_free(slot);
 }
 
 // MARK: How a move has ended
@@ -147,5 +147,5 @@ void session_orphaned(struct session *session) {
     }
     slot_forget(slot);
     atomic_store(&slot->freeze, SERVED);
-    atomic_store(&slot->state, SLOT_FREE);
+    slot_free(slot);
 }
