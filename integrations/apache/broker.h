@@ -69,8 +69,6 @@ void session_orphaned(struct session *session);
 /// A process that takes the session in has said something, or has gone.
 void session_answered(struct session *session);
 void session_park_again(void);
-/// For those that wait, as many as may be asked for at a time.
-void session_hire(void);
 void session_hire_again(void);
 /// A second has passed: declines the offers for which no process has been free for long.
 void session_wait_less(void);

@@ -81,22 +81,23 @@ static apr_status_t end_block(struct connection *connection, apr_bucket_brigade 
     struct response *response = last_response(connection->slot);
     const char *block = replay->head;
     apr_size_t length = replay->head_length, their_length;
+    bool is_last = is_final(block);
     const char *theirs = their_block(connection, &their_length);
     // Interim responses (100, 103) depend on the moment: either server may have sent one that the other has not.
-    for (; theirs && is_final(block) && !is_final(theirs); theirs = their_block(connection, &their_length))
+    for (; theirs && is_last && !is_final(theirs); theirs = their_block(connection, &their_length))
         if (!put_block(connection, out, theirs, their_length)) return replay_differ(connection, too_long);
     replay->head_length = 0;
     replay->is_chunked_here = head_field(block, length, "Transfer-Encoding", &(apr_size_t){0}) != NULL;
-    if (theirs && !is_final(block) && is_final(theirs)) return APR_SUCCESS;
+    if (theirs && !is_last && is_final(theirs)) return APR_SUCCESS;
     if (theirs) {
-        const char *why = is_final(block) ? compare_heads(theirs, their_length, block, length) : NULL;
-        if (why == NULL && is_final(block)) why = compare_framing(connection, theirs, their_length, block, length);
+        const char *why = is_last ? compare_heads(theirs, their_length, block, length) : NULL;
+        if (why == NULL && is_last) why = compare_framing(connection, theirs, their_length, block, length);
         if (why) return replay_differ(connection, why);
         block = theirs;
         length = their_length;
     }
     if (!put_block(connection, out, block, length)) return replay_differ(connection, too_long);
-    if (!is_final(block)) return APR_SUCCESS;
+    if (!is_last) return APR_SUCCESS;
     connection->has_t = true;
     response_head_is_done(connection, response);
     if (from->chunked.is_active) replay_continue_chunks(connection, out);

@@ -35,14 +35,18 @@ static int reach(void) {
 /// Processes that are being asked at a time: what one of them has free shows in its answer only.
 #define CALLS 2
 
+static void hang_up(struct session *session) {
+    if (session->control >= 0) close(session->control);
+    session->control = -1;
+}
+
 static int hire(struct session *session) {
     session->control = reach();
     if (session->control < 0) return session->control;
     char call = session->state == WAITING && session->waited < COURTESY ? CALL_IF_IDLE : CALL_AT_ONCE;
     if (send(session->control, &call, sizeof call, MSG_NOSIGNAL | MSG_DONTWAIT) < 0) {
         int error = errno;
-        close(session->control);
-        session->control = -1;
+        hang_up(session);
         return -error;
     }
     broker_watch(session->control, session);
@@ -98,8 +102,7 @@ static void fail(struct session *session, const char *why) {
 }
 
 void session_give_again(struct session *session) {
-    if (session->control >= 0) close(session->control);
-    session->control = -1;
+    hang_up(session);
     if (session->has_slot && broker.by_slot[session->slot] == session) broker.by_slot[session->slot] = NULL;
     session->has_slot = false;
     // The session itself may be what ends them.
@@ -112,23 +115,13 @@ bool session_probe(void) {
     return fd != -ECONNREFUSED;
 }
 
-void session_offer(sc_t *sc, sc_offer_t *offer, void *user) {
-    (void)sc, (void)user;
-    if (!broker.takes_sessions) return sc_decline(offer, "this Apache is being stopped");
-    struct session *session = calloc(1, sizeof *session);
-    if (session == NULL) return sc_decline(offer, "no memory");
-    *session = (struct session){.state = WAITING, .fd = -1, .control = -1, .state_file = -1, .offer = offer};
-    session->next = broker.waiting;
-    broker.waiting = session;
-    session_hire();
-}
-
 static void decline(struct session *session, const char *why) {
     sc_decline(session->offer, why);
     session_drop(session);
 }
 
-void session_hire(void) {
+/// For those that wait, as many as may be asked for at a time.
+static void hire_some(void) {
     int calls = 0;
     for (struct session *session = broker.waiting; session; session = session->next) calls += session->control >= 0;
     for (struct session *session = broker.waiting, *next; session && calls < CALLS; session = next) {
@@ -139,9 +132,20 @@ void session_hire(void) {
     }
 }
 
+void session_offer(sc_t *sc, sc_offer_t *offer, void *user) {
+    (void)sc, (void)user;
+    if (!broker.takes_sessions) return sc_decline(offer, "this Apache is being stopped");
+    struct session *session = calloc(1, sizeof *session);
+    if (session == NULL) return sc_decline(offer, "no memory");
+    *session = (struct session){.state = WAITING, .fd = -1, .control = -1, .state_file = -1, .offer = offer};
+    session->next = broker.waiting;
+    broker.waiting = session;
+    hire_some();
+}
+
 void session_hire_again(void) {
     for (struct session *session = broker.waiting; session; session = session->next) session->is_turned_down = false;
-    session_hire();
+    hire_some();
 }
 
 /// A process is there. While the client is still served elsewhere: one that had to be started first would have kept it waiting.
@@ -150,16 +154,15 @@ static void hired(struct session *session) {
     session_take_out(&broker.waiting, session);
     session->state = EXPECTED;
     if (sc_accept(session->offer, session, &session->c) < 0) session_drop(session);
-    session_hire();
+    hire_some();
 }
 
 /// A process with many sessions on their way to it left this one to others.
 static void turned_down(struct session *session) {
-    close(session->control);
-    session->control = -1;
+    hang_up(session);
     session->is_turned_down = true;
     broker_tick(NEXT_CALL);
-    session_hire();
+    hire_some();
 }
 
 void session_wait_less(void) {
@@ -167,7 +170,7 @@ void session_wait_less(void) {
         next = session->next;
         if (++session->waited > HIRING_LIMIT) decline(session, "no process or thread is free to serve it (MaxRequestWorkers)");
     }
-    session_hire();
+    hire_some();
 }
 
 int session_import(sc_continuation_t *c, void *what, const sc_import_t *import) {
@@ -190,8 +193,7 @@ void session_go(struct session *session) {
     struct arrival_go message;
     if (!session_kernel_taken(session->fd, &message.out_base)) return session_drop(session);
     if (send(session->control, &message, sizeof message, MSG_NOSIGNAL | MSG_DONTWAIT) != sizeof message) return session_give_again(session);
-    close(session->control);
-    session->control = -1;
+    hang_up(session);
     session->state = SERVING;
 }
 
@@ -218,13 +220,11 @@ void session_answered(struct session *session) {
     if (session->state == WAITING && length == sizeof answer && answer.error == EBUSY) return turned_down(session);
     if (session->state == WAITING) {
         decline(session, "the process that would take it in has ended");
-        return session_hire();
+        return hire_some();
     }
     if (session->state == EXPECTED) {
         // Another one is asked when the session comes.
-        close(session->control);
-        session->control = -1;
-        return;
+        return hang_up(session);
     }
     if (length != sizeof answer) return session_give_again(session);
     if (answer.error == 0 && session->state == ARRIVING && answer.slot < sc_region->slot_count) return settle(session, answer.slot, answer.life);
