@@ -65,9 +65,7 @@ var targets: [Target] = [
         dependencies: ["SCImage", "SCEngine", "Support", "sc-checkpoint", "sc-echo", "sc-echo-swift", "sc-fileserver", "sc-logged"],
         exclude: [
             "acceptor.py", "closing_client.py", "closing_server.py", "cutter.py", "drain_acceptor.py", "files_client.py", "http_client.py",
-            "http_random.py",
-            "http_crowd.py",
-            "lines.py", "manager.py", "paced.py",
+            "http_crowd.py", "http_random.py", "lines.py", "manager.py", "paced.py",
         ],
         swiftSettings: strict),
 ]

@@ -57,10 +57,7 @@ extension ApacheTests {
         var moved = 0
         while browser.poll() == nil {
             // A connection may end in the moment between.
-            if try scene.agents.tool(scene.home, scene.arguments() + ["--all"]).status == 0 {
-                scene.home = scene.home == .a ? .b : .a
-                moved += 1
-            }
+            if try scene.moveIfPossible() { moved += 1 }
         }
         try #expect(browser.wait(timeout: .seconds(60)) == 0)
         #expect(browser.stdout.contains("good=\(scripts) bad=0"), "\(browser.stdout.suffix(300))\(browser.stderr.suffix(1000))")

@@ -27,10 +27,11 @@ final class TwoApaches {
 
     static let module = repository + "/.build/apache/mod_sc.so"
     private static let repository = #filePath.split(separator: "/").dropLast(3).map { "/" + $0 }.joined()
-    private static let script = #filePath.split(separator: "/").dropLast().map { "/" + $0 }.joined() + "/http_client.py"
-    static let crowd = #filePath.split(separator: "/").dropLast().map { "/" + $0 }.joined() + "/http_crowd.py"
-    static let random = #filePath.split(separator: "/").dropLast().map { "/" + $0 }.joined() + "/http_random.py"
-    static let paced = #filePath.split(separator: "/").dropLast().map { "/" + $0 }.joined() + "/paced.py"
+    private static func beside(_ name: String) -> String { #filePath.split(separator: "/").dropLast().map { "/" + $0 }.joined() + "/" + name }
+    private static let script = beside("http_client.py")
+    static let crowd = beside("http_crowd.py")
+    static let random = beside("http_random.py")
+    static let paced = beside("paced.py")
     static let services = """
         {www: {ports: [80, 443], peers: ["a", "b"], accept: [{server: true}], server_users: ["www-data"]}}
         """
@@ -117,6 +118,13 @@ final class TwoApaches {
             output.status == 0, "\(output.stderr)\(servers[.a]!.errorLog)\(servers[.b]!.errorLog)\(agents.log(.a))", sourceLocation: location)
         home = other(home)
         return try JSONDecoder().decode(Migrated.self, from: Data(output.stdoutBytes))
+    }
+
+    /// The same, unless something is in the way. True: they are there.
+    func moveIfPossible() throws -> Bool {
+        let isMoved = try agents.tool(home, arguments() + ["--all"]).status == 0
+        if isMoved { home = other(home) }
+        return isMoved
     }
 
     /// Moves while the client runs. It stands still between them, so that it has not finished on a slow machine before the last one.
